@@ -1,0 +1,98 @@
+"""Every limit, with its name, its unit last, and its reason. Relations between them are asserted when one is made.
+
+Tests shrink them: `TIMELINE_LIMITS='{"timeline_entries_max": 8}'`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of everything that could grow. Defaults are for production."""
+
+    # What a person may send
+    tweet_weight_max: int = 280  # Twitter's own; counted by its weights, not by characters
+    media_max: int = 4  # pictures beside a tweet
+    name_characters_max: int = 50
+    body_bytes_max: int = 65_536  # the largest body is a tweet of 280 weighted characters, escaped: under 16 KB
+    page_default: int = 20
+    page_max: int = 100
+    ids_per_request_max: int = 100  # GET /api/tweet?ids=
+    ancestors_max: int = 50
+    followees_max: int = 10_000  # a reader's context is read with every page: 16 bytes each, so 160 KB
+    idempotency_key_seconds: int = 86_400  # kept a day: a client's retries end long before
+
+    # Timelines in Redis
+    timeline_entries_max: int = 800  # Twitter's own cap; 21 KB; older pages come from the store
+    timeline_slack: int = 200  # trimmed only when a quarter over, so that a trim is one write in 200
+    timeline_seconds: int = 7 * 86_400  # renewed by reads alone: who stays away a week costs no memory
+    profile_entries_max: int = 800
+    tail_entries: int = 100  # of a first read: four pages of 20 with room for what rules drop; 2.4 KB
+    post_seconds: int = 86_400  # most reads of a tweet are of its first day
+    state_seconds: int = 60  # counts may be this old
+    author_seconds: int = 60  # a changed name or picture shows within this
+    reader_lease_seconds: int = 30  # how long a reader's context is believed without asking the store
+    building_seconds: int = 30  # a builder that died frees its reader's timeline after this
+
+    # Time
+    late_after_ms: int = 10_000  # W: entries arrive within this of their id's time, or are marked as late
+    clock_skew_ms: int = 5_000  # servers' clocks differ by less; an event further ahead is poison
+    retweet_window_ms: int = 6 * 3_600_000  # the same tweet is shown once within six hours
+    worker_lease_ms: int = 30_000  # a worker number is held this long past its last renewal
+    clock_step_wait_ms: int = 1_000  # a clock stepping back by less is waited for, by more refused
+
+    # Reading from the store
+    pull_authors_per_query: int = 25  # measured: IN of 25 answers 200 authors in 11 ms, a query each in 54
+    pull_rows_per_author: int = 20
+    pull_queries_in_flight: int = 16  # beyond 16 to 32 a process only the tail grows
+    refill_rounds_max: int = 8  # a page that rules emptied is refilled this often, then is short
+    rebuilds_in_flight: int = 64  # a process's share; a node coming back must not flood the store
+    fills_in_flight: int = 256  # background fills of caches; beyond, a fill is left out
+
+    # Writing, and what goes on beside it
+    outbox_shards: int = 64  # so that no partition of ten seconds nears 100,000 tombstones at 30,000 tweets/s
+    outbox_bucket_ms: int = 10_000
+    outbox_seconds: int = 7 * 86_400  # longer than any outage of Kafka that anybody will sit through
+    relay_after_ms: int = 2_000  # younger rows are still being produced by the process that wrote them
+    relay_resweep_seconds: int = 3 * 3_600  # hints and batch logs deliver late, up to Cassandra's hint window
+    produces_in_flight: int = 10_000  # beyond, a tweet's event is left to the relay
+    follower_shard_size: int = 5_000  # followers per partition: a page, and a slice of a large fan-out
+
+    # Fan-out
+    fanout_batch_events: int = 500
+    fanout_followers_page: int = 5_000
+    fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
+    poison_in_a_row_max: int = 100  # more than this is our bug, not theirs: the consumer stops
+
+    # Engines
+    cassandra_timeout_ms: int = 2_000
+    redis_timeout_ms: int = 1_000
+    redis_commands_in_flight: int = 10_000  # per node; beyond, a command is refused at once
+    kafka_delivery_timeout_ms: int = 30_000
+    drain_seconds: int = 20  # of SIGTERM; Kubernetes kills after 30
+
+    def __post_init__(self) -> None:
+        """A relation that does not hold is a ValueError, before anything starts."""
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"limit {name} must be at least 1")
+        for holds, why in (
+            (self.page_default <= self.page_max, "page_default is above page_max"),
+            (self.timeline_slack <= self.timeline_entries_max, "a trim would drop more than a timeline"),
+            (self.redis_timeout_ms * 2 < self.late_after_ms, "a push could arrive late without being marked"),
+            (self.clock_skew_ms < self.late_after_ms, "skewed clocks alone would make entries late"),
+            (
+                self.relay_after_ms < self.relay_resweep_seconds * 1000,
+                "the second sweep would run before the first",
+            ),
+            (self.relay_resweep_seconds < self.outbox_seconds, "rows would expire before the second sweep"),
+            (self.pull_authors_per_query <= 100, "Scylla refuses more than 100 partitions in one IN"),
+            (self.pull_queries_in_flight <= 32, "more in flight a process lengthens only the tail"),
+        ):
+            if not holds:
+                raise ValueError(f"limits: {why}")
+
+
+LIMITS = Limits()

@@ -1,0 +1,69 @@
+"""What fan-out needs of the store, the caches and the event log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from timeline.domain.entries import Entry, UserIds
+from timeline.domain.events import TweetCreated
+from timeline.domain.ids import UserId
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerPage:
+    """Some of an author's followers: at most fanout_followers_page ids, in no order."""
+
+    author_id: UserId
+    followers: UserIds
+
+
+class Followers(Protocol):
+    """store/followers.py"""
+
+    def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+        """Every follower of these authors, once, page by page, read now from the store (never from a cache). Memory is bounded
+        by a few pages. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One entry for many home timelines. `late`: its id's time is so far back that readers must be told (DESIGN 5)."""
+
+    entry: Entry
+    followers: UserIds
+    late: bool
+
+
+class Pushes(Protocol):
+    """cache/timelines.py"""
+
+    async def push(self, deliveries: Sequence[Delivery]) -> int:
+        """Append each entry to each follower's home list, where it exists (RPUSHX), and trim lists that are a quarter over.
+        Returns the number of appends that Redis acknowledged as done to an existing list. Commands grouped by node, bytes in flight
+        bounded. Raises Unavailable when any was not acknowledged: then all may be pushed again."""
+
+    async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
+        """Append each (entry, late) to its author's profile list and to the author's own home list, where they exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events as consumed, in order within a partition; `token` is the consumer's own, to say that it is done."""
+
+    events: Sequence[TweetCreated]
+    token: object
+
+
+class Events(Protocol):
+    """eventlog/consumer.py"""
+
+    async def batch(self) -> Batch:
+        """The next events, at least one, at most fanout_batch_events. What cannot be decoded has gone to the dead-letter topic."""
+
+    async def done(self, batch: Batch) -> None:
+        """Everything in it is in Redis: the watermark may pass. Committing goes on beside."""
+
+    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+        """An event that can never succeed: to its dead-letter topic, acknowledged, before `done`."""

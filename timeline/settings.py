@@ -1,0 +1,132 @@
+"""Every setting, read in this one place, from the environment or from secret files.
+
+A setting `name` is the variable `TIMELINE_NAME`, or a file `timeline_name` in the folder `TIMELINE_SECRETS_DIR`.
+Lists are written with commas: `TIMELINE_REDIS_NODES=10.0.0.1:6379,10.0.0.2:6379`.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from timeline.domain.limits import Limits
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Auth(StrEnum):
+    """How a request says who is asking."""
+
+    jwt = "jwt"
+    header = "header"
+
+
+class Settings(BaseSettings):
+    """All settings, checked. A wrong one is a ValidationError that names it; secrets print as stars."""
+
+    model_config = SettingsConfigDict(env_prefix="TIMELINE_", extra="ignore", frozen=True)
+
+    # The doors
+    host: str = "0.0.0.0"  # every process in a container listens to its pod; `timeline local` sets loopback
+    port: int = Field(8080, ge=0, le=65535)
+    admin_host: str = "0.0.0.0"
+    admin_port: int = Field(9100, ge=0, le=65535)
+    auth: Auth = Auth.jwt
+    jwt_secret: SecretStr | None = None
+    jwks_file: Path | None = None
+    jwt_user_claim: str = "sub"
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    media_url: str = "/media/{type}/{name}"  # {id}, {type} and {name} are filled in
+    log_level: str = "INFO"
+
+    # Cursors are signed by the first key and accepted under any: "2:new-secret,1:old-secret"
+    cursor_keys: SecretStr | None = None
+
+    # Cassandra or ScyllaDB
+    cassandra_hosts: Names = ("127.0.0.1:9042",)
+    cassandra_datacenter: str = "datacenter1"
+    cassandra_keyspace: str = Field("timeline", pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    cassandra_replication: Names = ("datacenter1:1",)  # datacenter:copies; at least 3 copies in production
+    cassandra_protocol: int = Field(5, ge=4, le=5)  # 4 on ScyllaDB
+    cassandra_username: str | None = None
+    cassandra_password: SecretStr | None = None
+    cassandra_tls: bool = False
+    cassandra_tls_ca: Path | None = None
+    cassandra_tls_cert: Path | None = None
+    cassandra_tls_key: Path | None = None
+
+    # Redis Cluster
+    redis_nodes: Names = ("127.0.0.1:6379",)
+    redis_key_prefix: str = Field("", max_length=32)  # so that tests, or two deployments, share a cluster
+    redis_username: str | None = None
+    redis_password: SecretStr | None = None
+    redis_tls: bool = False
+    redis_tls_ca: Path | None = None
+    redis_tls_cert: Path | None = None
+    redis_tls_key: Path | None = None
+
+    # Kafka
+    kafka_bootstrap: Names = ("127.0.0.1:9092",)
+    kafka_topic_prefix: str = Field("", max_length=64)
+    kafka_group: str = "fanout"
+    kafka_group_protocol: str = Field("consumer", pattern="^(consumer|classic)$")
+    kafka_group_instance: str | None = None  # static membership: one name a process, or none
+    kafka_partitions: int = Field(12, ge=1, le=10_000)
+    kafka_replication: int = Field(1, ge=1, le=9)
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_sasl_mechanism: str = "SCRAM-SHA-512"
+    kafka_tls: bool = False
+    kafka_tls_ca: Path | None = None
+    kafka_tls_cert: Path | None = None
+    kafka_tls_key: Path | None = None
+
+    # Who may mint ids with which worker numbers: a region's share of 0..4095
+    worker_min: int = Field(0, ge=0, le=4095)
+    worker_max: int = Field(4095, ge=0, le=4095)
+
+    # Accounts with more followers than this are to be pulled at read time, not pushed.
+    push_followers_max: int = Field(100_000, ge=1)
+
+    # Changes to named limits (domain/limits.py), as JSON. For tests, which shrink them.
+    limits: Limits = Limits()
+
+    @field_validator("cassandra_hosts", "cassandra_replication", "redis_nodes", "kafka_bootstrap", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.worker_min > self.worker_max:
+            raise ValueError("worker_min is above worker_max")
+        for server in (*self.cassandra_hosts, *self.redis_nodes, *self.kafka_bootstrap):
+            host, colon, port = server.rpartition(":")
+            if not (colon and host and port.isdigit()):
+                raise ValueError(f"an address is written host:port, not {server!r}")
+        return self
+
+    @cached_property
+    def replication(self) -> dict[str, int]:
+        """Copies by datacenter."""
+        pairs = (part.rpartition(":") for part in self.cassandra_replication)
+        return {datacenter: int(copies) for datacenter, _, copies in pairs}
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises pydantic.ValidationError, which names each wrong one."""
+    folder = os.environ.get("TIMELINE_SECRETS_DIR")
+    return Settings(_secrets_dir=folder) if folder else Settings()
+
+
+def address(server: str) -> tuple[str, int]:
+    """('10.0.0.1', 9042) of '10.0.0.1:9042'."""
+    host, _, port = server.rpartition(":")
+    return host.strip("[]"), int(port)

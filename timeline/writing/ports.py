@@ -1,0 +1,146 @@
+"""What writing needs of the store, the caches and the event log. Implemented in store, cache and eventlog.
+
+Every method may raise Unavailable; a write may raise OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from timeline.domain.entries import Entry
+from timeline.domain.ids import TweetId, UserId
+from timeline.domain.model import Reader, Tweet, TweetKey, User
+from timeline.domain.records import State
+
+
+class Ids(Protocol):
+    """Ids and write times of this process (store/leases.py)."""
+
+    async def mint(self) -> TweetId:
+        """A new snowflake, above all that this process minted. Raises Unavailable when the worker number's lease is lost,
+        or the clock stepped back by more than clock_step_wait_ms."""
+
+    def now_us(self) -> int:
+        """A write timestamp in microseconds, ascending within the process."""
+
+
+class TweetStore(Protocol):
+    """Tweets by author (store/tweets.py)."""
+
+    async def add(self, tweet: Tweet) -> None:
+        """One logged batch with `tweet.version` as its timestamp: tweets, tweet_buckets, tweets_by_id, replies, outbox.
+        Repeating it changes nothing."""
+
+    async def get_many(self, keys: Sequence[TweetKey]) -> dict[TweetId, Tweet]:
+        """Those that exist, deleted ones included (with `deleted` set)."""
+
+    async def authors_of(self, tweet_ids: Sequence[TweetId]) -> dict[TweetId, UserId]:
+        """Who wrote these, as far as they exist (deleted ones too)."""
+
+    async def delete(self, key: TweetKey, version: int) -> None:
+        """Soft: columns that no insert writes. Repeating it changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What stands under an idempotency key: the first request's tweet id, write time and body hash."""
+
+    tweet_id: TweetId
+    version: int
+    body_hash: bytes
+
+
+class IdempotencyStore(Protocol):
+    async def reserve(self, user_id: UserId, key: str, mine: Reservation) -> Reservation:
+        """By compare-and-set: `mine` if the key was free, else what was there. Kept idempotency_key_seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retweeted:
+    """A decision about (user, source tweet): the retweet's id, and the write time of the decision."""
+
+    retweet_id: TweetId
+    active: bool
+    version: int
+
+
+class RetweetStore(Protocol):
+    """The truth of who retweeted what, by compare-and-set (store/retweets.py)."""
+
+    async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted) -> Retweeted:
+        """Make it active: answers `mine` if it was not, else the active one that was there, unchanged.
+        Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
+
+    async def undo(self, user_id: UserId, source: TweetId, version: int) -> Retweeted | None:
+        """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too."""
+
+    async def count(self, source: TweetId) -> int:
+        """How many retweets are active, counted up to 10,000 (store: by reading the mirror)."""
+
+
+class UserStore(Protocol):
+    async def put(self, user: User) -> User:
+        """Make or change; answers the user as stored (created_ms of the first). Raises BadRequest("handle-taken")."""
+
+    async def get_many(self, user_ids: Sequence[UserId]) -> dict[UserId, User]:
+        """Those that exist, deleted ones included (with `deleted` set)."""
+
+
+class GraphStore(Protocol):
+    """Follows and what bars them (store/graph.py)."""
+
+    async def follow(self, follower: UserId, followee: UserId, at_us: int) -> bool:
+        """By compare-and-set, mirror included; False if it stood already (the mirror is written again all the same).
+        Raises BadRequest("too-many-followees")."""
+
+    async def unfollow(self, follower: UserId, followee: UserId, at_us: int) -> bool:
+        """By compare-and-set, mirror included; False if there was nothing to end."""
+
+    async def reader(self, user_id: UserId) -> Reader:
+        """The whole context, as stored now. An unknown user is a reader who follows nobody."""
+
+    async def is_barred(self, one: UserId, other: UserId) -> bool:
+        """Whether a block stands between them, whoever made it."""
+
+    async def follows(self, follower: UserId, followee: UserId) -> bool: ...
+
+
+class OwnLists(Protocol):
+    """cache/timelines.py"""
+
+    async def push_own(self, entry: Entry) -> None:
+        """Append to the author's own home and profile lists, where those exist. Best effort: raises Unavailable."""
+
+
+class StateCache(Protocol):
+    """cache/contents.py"""
+
+    async def put_state(self, tweet_id: TweetId, state: State) -> None:
+        """Newer over older only. Raises Unavailable."""
+
+
+class AuthorCache(Protocol):
+    """cache/contents.py"""
+
+    async def drop_author(self, user_id: UserId) -> None: ...
+
+
+class Lease(Protocol):
+    """Leased records of one kind, by user: the reader's context, or the marks (cache/leased.py)."""
+
+    async def mark(self, user_id: UserId) -> int:
+        """Make what is cached invalid and bar every fill but the one by the token that is answered. Expires by itself after
+        reader_lease_seconds, so a process that dies between mark and drop costs only fills. Raises Unavailable."""
+
+    async def drop(self, user_id: UserId) -> None:
+        """Forget it, marks and fills under way included: the next read asks the store. Raises Unavailable."""
+
+
+class EventLog(Protocol):
+    """eventlog/publisher.py"""
+
+    def tweet_created(self, tweet: Tweet) -> None:
+        """Hand it to Kafka, beside the answer, and clear its outbox row when acknowledged. Never raises, never waits: what
+        cannot be handed over (bound reached, Kafka away) is left to the relay, and counted."""
