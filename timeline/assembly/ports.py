@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from timeline.domain.entries import Entries, Stretch, UserIds
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Counts, Reader, Tweet, TweetKey, User
+from timeline.domain.model import Counts, Reader, Tweet, TweetKey, User, UserCounts
 from timeline.domain.records import Author, Header, ListKind, Marks, Post, State
 
 Record = TypeVar("Record")
@@ -123,10 +123,28 @@ class MarksReader(Protocol):
 class UserReader(Protocol):
     """store/users.py"""
 
-    async def get_many(self, user_ids: Sequence[UserId]) -> dict[UserId, User]: ...
+    async def get_many(self, user_ids: Sequence[UserId]) -> dict[UserId, User]:
+        """Those that exist, deleted ones included (with `deleted` set)."""
+
+    async def by_handle(self, handle: str) -> User | None:
+        """Without regard to case."""
+
+    async def counts(self, user_id: UserId) -> UserCounts: ...
 
 
 class GraphReader(Protocol):
     """store/graph.py"""
 
-    async def reader(self, user_id: UserId) -> Reader: ...
+    async def reader(self, user_id: UserId) -> Reader:
+        """The whole context, as stored now."""
+
+    async def followees_page(self, user_id: UserId, after: int, limit: int) -> list[UserId]:
+        """Whom the user follows, ascending by id, above `after`."""
+
+    async def followers_page(
+        self, user_id: UserId, after: tuple[int, int], limit: int
+    ) -> tuple[list[UserId], tuple[int, int] | None]:
+        """Who follows the user, and where to go on (shard, id); None at the end. Begin with (0, 0)."""
+
+    async def followed_by(self, user_id: UserId, others: Sequence[UserId]) -> set[UserId]:
+        """Those of the others who follow the user."""

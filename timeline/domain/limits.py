@@ -57,20 +57,38 @@ class Limits:
     outbox_seconds: int = 7 * 86_400  # longer than any outage of Kafka that anybody will sit through
     relay_after_ms: int = 2_000  # younger rows are still being produced by the process that wrote them
     relay_resweep_seconds: int = 3 * 3_600  # hints and batch logs deliver late, up to Cassandra's hint window
+    relay_queries_in_flight: int = 16  # a sweep's; beyond 16 to 32 a process only the tail grows
+    relay_queries_per_second: int = 100  # of each lane but the live one: looking at empty shards must not cost a core
+    relay_rows_in_flight: int = 64  # rewritten, produced, cleared at once; an hour's backlog must not flood the store
+    relay_page_rows: int = 1_000  # of one look-up; a shard with more is looked at again
     produces_in_flight: int = 10_000  # beyond, a tweet's event is left to the relay
+    clears_in_flight: int = 16  # of outbox rows, beside the answers; they are not to crowd out the writes
     follower_shard_size: int = 5_000  # followers per partition: a page, and a slice of a large fan-out
 
     # Fan-out
     fanout_batch_events: int = 500
     fanout_followers_page: int = 5_000
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
+    fanout_batches_in_flight: int = 2  # one reads followers while the other pushes
+    fanout_appends_per_push: int = 20_000  # 2 MB of commands: large enough to fill every node's pipe, small to repeat
+    retry_pause_max_ms: int = 5_000  # between tries while an engine is away: what comes back is used within this
     poison_in_a_row_max: int = 100  # more than this is our bug, not theirs: the consumer stops
 
     # Engines
     cassandra_timeout_ms: int = 2_000
+    cassandra_connect_ms: int = 15_000  # a process that starts beside its Cassandra waits this long for it
+    cassandra_speculative_ms: int = 100  # a read that takes longer is asked of a second node too: far above p99 on a sound one
+    cassandra_requests_in_flight: int = 32  # beyond 16 to 32 a process only the tail grows
+    cassandra_requests_waiting_max: int = 4_000  # for one of those; beyond, a request is refused at once
     redis_timeout_ms: int = 1_000
     redis_commands_in_flight: int = 10_000  # per node; beyond, a command is refused at once
     kafka_delivery_timeout_ms: int = 30_000
+    kafka_buffer_events: int = 2_000  # consumed and not yet taken: four batches; when full, partitions are paused
+    kafka_commit_interval_ms: int = 500  # what a killed worker repeats is at most this old
+    kafka_revoke_wait_ms: int = 5_000  # for batches under way on partitions that go to another worker
+    kafka_rejoin_seconds: int = 60  # a killed worker's name is free again after the broker's session timeout (45 s)
+    consumer_lag_seconds: int = 5  # how often the lag is asked for
+    dead_letter_stack_bytes_max: int = 4_096  # the innermost frames tell the reason
     drain_seconds: int = 20  # of SIGTERM; Kubernetes kills after 30
 
     def __post_init__(self) -> None:

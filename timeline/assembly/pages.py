@@ -1,0 +1,197 @@
+"""A page of a timeline: skeleton → filter → hydrate → rules, refilled until it is full, then presented.
+
+Each stage takes values and returns new ones. What fails how: the reader's context fails closed (no context, no page); everything else
+fails open, and the page says so (`degraded`, `missing`, `source`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from timeline.assembly.hydrate import Contents, Hydrator
+from timeline.assembly.ports import RetweetReader
+from timeline.assembly.skeleton import Walk
+from timeline.domain import rules
+from timeline.domain.entries import RETWEET_BIT, Entries, Entry, Stretch, to_list
+from timeline.domain.errors import Unavailable
+from timeline.domain.ids import TweetId, UserId
+from timeline.domain.limits import Limits
+from timeline.domain.model import Reader
+from timeline.domain.records import ListKind, Post
+from timeline.metrics import DEGRADED_PAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One place on a page, with what is shown there."""
+
+    entry: Entry
+    post: Post
+    via: str = "store"  # how it came here, as `why` says: own, pushed, store
+
+
+@dataclass(slots=True)
+class Found:
+    """What a walk has gathered: items newest first, and where to go on (None: history ends here)."""
+
+    items: list[Item] = field(default_factory=list)
+    contents: Contents = field(default_factory=Contents)
+    boundary: int | None = None
+    missing: int = 0
+    degraded: bool = False
+
+
+class Pages:
+    """Gathers pages. One for all requests."""
+
+    def __init__(self, *, hydrator: Hydrator, retweets: RetweetReader, limits: Limits) -> None:
+        self._hydrator, self._retweets, self._limits = hydrator, retweets, limits
+
+    async def older(self, walk: Walk, kind: ListKind, reader: Reader | None, boundary: int, limit: int) -> Found:
+        """The next `limit` items strictly below `boundary`. Raises Unavailable when nothing can be read at all."""
+        found = Found(boundary=boundary)
+        for _ in range(self._limits.refill_rounds_max):
+            if found.boundary is None or len(found.items) >= limit:
+                break
+            try:
+                await self._round(found, walk, kind, reader, limit)
+            except Unavailable:
+                if not found.items:
+                    raise
+                found.degraded = True
+                DEGRADED_PAGES.labels("store").inc()
+                break
+        return found
+
+    async def _round(self, found: Found, walk: Walk, kind: ListKind, reader: Reader | None, limit: int) -> None:
+        """One stretch, as much of it as the page needs."""
+        assert found.boundary is not None
+        stretch = await walk.below(found.boundary)
+        entries = rules.of_home(stretch.entries, reader) if kind is ListKind.home and reader else stretch.entries
+        at, used = 0, 0
+        while at < len(entries) and len(found.items) < limit:
+            chunk = to_list(entries[at : at + limit])
+            around = Stretch(entries, stretch.complete_from)
+            shown = await self.shown(found, walk, kind, reader, chunk, around)
+            room = limit - len(found.items)
+            found.items += shown[:room]
+            # the page ends at its last item; what was looked at below that belongs to the next page
+            used = at + (len(chunk) if len(shown) <= room else chunk.index(shown[room - 1].entry) + 1)
+            at += len(chunk)
+        if used < len(entries):
+            found.boundary = int(entries["tweet"][used - 1])
+        else:
+            found.boundary = stretch.complete_from or None
+
+    async def shown(
+        self, found: Found, walk: Walk, kind: ListKind, reader: Reader | None, chunk: list[Entry], around: Stretch
+    ) -> list[Item]:
+        """Those of the chunk that may be shown, with their posts. `around`: the filtered stretch it was cut from."""
+        is_home = kind is ListKind.home and reader is not None
+        places = Places({}, {})
+        if kind is ListKind.home and reader is not None:
+            places = await self._places(reader, chunk, around, walk, found)
+        contents = await self._contents(chunk, places)
+        found.contents.posts |= contents.posts
+        found.contents.states |= contents.states
+        items = []
+        for entry in chunk:
+            if entry.tweet_id in contents.missing or entry.shown_id in contents.missing:
+                found.missing += 1
+                found.degraded = True
+                DEGRADED_PAGES.labels("content").inc()
+            elif self._is_shown(entry, reader, is_home, contents, places):
+                own = reader is not None and entry.author_id == reader.user_id
+                items.append(Item(entry, contents.posts[entry.shown_id], "own" if own else walk.via(entry.tweet_id)))
+        return items
+
+    async def _contents(self, chunk: list[Entry], places: Places) -> Contents:
+        shown = [entry.shown_id for entry in chunk]
+        also = [entry.tweet_id for entry in chunk] + [place for ids in places.retweets.values() for place in ids]
+        authors = {entry.tweet_id: entry.author_id for entry in chunk} | places.authors
+        return await self._hydrator.contents(shown, also, authors)
+
+    def _is_shown(self, entry: Entry, reader: Reader | None, is_home: bool, contents: Contents, places: Places) -> bool:
+        source = entry.retweet_of
+        post = contents.posts.get(entry.shown_id)
+        if post is None or not contents.is_live(entry.tweet_id) or not contents.is_live(entry.shown_id):
+            return False
+        state = contents.states[entry.shown_id]
+        if not rules.may_see(post.author_id, followers_only=state.followers_only, reader=reader):
+            return False
+        if source is None or not is_home or reader is None:
+            return True
+        if reader.mutes(post.author_id):
+            return False
+        before: list[int] = [place for place in places.retweets.get(source, ()) if contents.is_live(place)]
+        if rules.has_place_of_its_own(_entry_of(post), reader):
+            before.append(source)
+        return not rules.is_repeat(entry.tweet_id, before, self._limits.retweet_window_ms)
+
+    async def _places(self, reader: Reader, chunk: list[Entry], around: Stretch, walk: Walk, found: Found) -> Places:
+        """Retweets of the same tweets that stand in the window before those in the chunk.
+
+        From the stretch as far as it reaches, then from the rest of the list, then from the store: one look-up for all.
+        Open: if the store does not answer, a tweet may be shown twice within the window, and the page is degraded.
+        """
+        places = Places({}, {})
+        starts: dict[TweetId, int] = {}
+        for entry in chunk:
+            if entry.retweet_of is not None:
+                start = rules.window_start(entry.tweet_id, self._limits.retweet_window_ms)
+                starts[entry.retweet_of] = min(start, starts.get(entry.retweet_of, start))
+        if not starts:
+            return places
+        places.add_from(around.entries, starts)
+        line = around.complete_from
+        if min(starts.values()) < line:
+            rest = await walk.list_below(line)
+            if rest is not None:
+                places.add_from(rules.of_home(rest.entries, reader), starts)
+                line = rest.complete_from
+        below = [source for source, start in starts.items() if start < line]
+        if below:
+            try:
+                stored = await self._retweets.retweets_of(reader.authors, below)
+            except Unavailable:
+                found.degraded = True
+                DEGRADED_PAGES.labels("retweet_window").inc()
+                return places
+            for user_id, source, retweet_id in stored:
+                places.add(source, retweet_id, user_id)
+        return places
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Retweets by source, and who made them."""
+
+    retweets: dict[TweetId, set[TweetId]]
+    authors: dict[TweetId, UserId]
+
+    def add_from(self, entries: Entries, sources: Iterable[TweetId]) -> None:
+        """Those of the entries that retweet one of the sources."""
+        references = np.fromiter((source | RETWEET_BIT for source in sources), np.uint64)
+        for entry in to_list(entries[np.isin(entries["ref"], references)]):
+            self.add(TweetId(entry.reference ^ RETWEET_BIT), entry.tweet_id, entry.author_id)
+
+    def add(self, source: TweetId, retweet_id: TweetId, author: UserId) -> None:
+        self.retweets.setdefault(source, set()).add(retweet_id)
+        self.authors[retweet_id] = author
+
+
+def _entry_of(post: Post) -> Entry:
+    return Entry(post.tweet_id, post.author_id, post.reply_to_user or 0)
+
+
+def shown_authors(items: Sequence[Item]) -> list[UserId]:
+    """Everyone whose name stands on these items, quotes aside."""
+    users: list[UserId] = []
+    for item in items:
+        users += [item.entry.author_id, item.post.author_id]
+        if item.post.reply_to_user is not None:
+            users.append(item.post.reply_to_user)
+    return users

@@ -1,0 +1,194 @@
+"""Reading: what GET does with tweets and timelines. Each call is the stages by name: skeleton, filter, hydrate, rules, present."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from timeline.assembly.hydrate import Hydrator
+from timeline.assembly.newer import Newer, News, after_page
+from timeline.assembly.pages import Found, Item, Pages
+from timeline.assembly.ports import History, ListCache
+from timeline.assembly.present import Presenter
+from timeline.assembly.readers import Leased
+from timeline.assembly.rebuild import Rebuilder
+from timeline.assembly.skeleton import Walk, Whose
+from timeline.domain import rules
+from timeline.domain.cursors import Cursor, Signer
+from timeline.domain.entries import RETWEET_BIT, Entry
+from timeline.domain.errors import BadRequest
+from timeline.domain.ids import ID_MAX, TweetId, UserId
+from timeline.domain.limits import Limits
+from timeline.domain.model import Reader
+from timeline.domain.records import ListKind
+from timeline.metrics import DEGRADED_PAGES, PAGES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of a timeline as API.md has it; `tweets` are JSON objects as bytes."""
+
+    tweets: list[bytes]
+    next_cursor: str | None
+    newer_cursor: str
+    source: str
+    order: str = "recent"
+    degraded: bool = False
+    missing: int = 0
+    gap: bool = False
+    reset: bool = False
+
+    @property
+    def has_more(self) -> bool:
+        return self.next_cursor is not None
+
+
+class Reading:
+    """Timelines and tweets, as one reader may see them. Shared by all requests."""
+
+    def __init__(
+        self,
+        *,
+        lists: ListCache,
+        history: History,
+        hydrator: Hydrator,
+        pages: Pages,
+        presenter: Presenter,
+        readers: Leased[Reader],
+        signer: Signer,
+        limits: Limits,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._lists, self._history, self._hydrator = lists, history, hydrator
+        self._pages, self._presenter, self._readers = pages, presenter, readers
+        self._signer, self._limits, self._clock_ms = signer, limits, clock_ms
+        self._newer = Newer(pages, limits)
+        self._rebuilder = Rebuilder(lists, history, limits, clock_ms)
+
+    async def reader(self, me: UserId | None) -> Reader | None:
+        """The context of the one who asks. Raises Unavailable: without it there is no page (it fails closed)."""
+        return None if me is None else await self._readers.get(me)
+
+    async def home(self, me: UserId, cursor: str | None, limit: int, *, explain: bool = False) -> Page:
+        """The home timeline in recent order. Raises BadRequest("bad-cursor"); Unavailable when nothing can be read."""
+        scope = f"home:recent:{me}:{me}"
+        at = self._signer.read(cursor, scope) if cursor is not None else None
+        reader = await self._readers.get(me)
+        everyone = np.union1d(reader.followees, np.array([me], np.int64))
+        changed_ms = int(reader.since_ms.max()) if len(reader.since_ms) else 0
+        whose = Whose(ListKind.home, me, everyone, changed_ms)
+        return await self._page(whose, reader, at, scope, limit, explain)
+
+    async def profile(
+        self, me: UserId | None, user_id: UserId, cursor: str | None, limit: int, *, explain: bool = False
+    ) -> Page:
+        """What one user has written, newest first. Raises BadRequest: bad-cursor, user-not-found; Unavailable."""
+        scope = f"profile:recent:{user_id}:{me or 0}"
+        at = self._signer.read(cursor, scope) if cursor is not None else None
+        reader = await self.reader(me)
+        authors = await self._hydrator.authors([user_id])
+        author = authors.get(user_id)
+        if author is None or author.deleted or (reader is not None and reader.bars(user_id)):
+            raise BadRequest("user-not-found", f"There is no user {user_id}.")
+        whose = Whose(ListKind.profile, user_id, np.array([user_id], np.int64), 0)
+        return await self._page(whose, reader, at, scope, limit, explain)
+
+    async def tweets(self, me: UserId | None, tweet_ids: Sequence[TweetId]) -> list[bytes]:
+        """Those that exist and may be seen, in the order asked; a retweet's id answers the retweeted tweet. Raises Unavailable."""
+        reader = await self.reader(me)
+        wanted = list(dict.fromkeys(tweet_ids))
+        contents = await self._hydrator.contents(wanted, (), {})
+        sources = {
+            post.retweet_of: post.retweet_author for post in contents.posts.values() if post.retweet_of is not None
+        }
+        if sources:
+            known = {tweet_id: author for tweet_id, author in sources.items() if author is not None}
+            below = await self._hydrator.contents(list(sources), (), known)
+            contents.posts |= below.posts
+            contents.states |= below.states
+            contents.missing |= below.missing
+        items = []
+        for tweet_id in wanted:
+            post = contents.posts.get(tweet_id)
+            source = None if post is None else contents.posts.get(post.retweet_of or tweet_id)
+            if (
+                post is None
+                or source is None
+                or not contents.is_live(tweet_id)
+                or not contents.is_live(source.tweet_id)
+            ):
+                continue
+            states = (contents.states[tweet_id], contents.states[source.tweet_id])
+            seen = [
+                rules.may_see(one.author_id, followers_only=state.followers_only, reader=reader)
+                for one, state in zip((post, source), states, strict=True)
+            ]
+            if all(seen):
+                entry = Entry(tweet_id, post.author_id, 0 if post is source else source.tweet_id | RETWEET_BIT)
+                items.append(Item(entry, source))
+        shown, _ = await self._presenter.tweets(items, contents, reader, hides_muted=False)
+        return shown
+
+    async def _page(
+        self, whose: Whose, reader: Reader | None, at: Cursor | None, scope: str, limit: int, explain: bool
+    ) -> Page:
+        walk = Walk(
+            whose,
+            lists=self._lists,
+            history=self._history,
+            rebuilder=self._rebuilder,
+            limits=self._limits,
+            now_ms=self._clock_ms(),
+        )
+        await walk.open(None if at is not None else self._limits.tail_entries)
+        if at is not None and at.direction == "newer":
+            news = await self._newer.read(walk, whose.kind, reader, at, limit)
+            return await self._present_news(news, walk, whose, reader, at, scope, explain)
+        boundary = at.boundary if at is not None else ID_MAX
+        found = await self._pages.older(walk, whose.kind, reader, boundary, limit)
+        top = found.items[0].entry.tweet_id if found.items else (boundary if at is not None else None)
+        newer = after_page(walk.view, top, is_first=at is None)
+        onward = None if found.boundary is None else Cursor("older", found.boundary)
+        return await self._present(found, walk, whose, reader, scope, explain, onward, newer)
+
+    async def _present_news(
+        self, news: News, walk: Walk, whose: Whose, reader: Reader | None, at: Cursor, scope: str, explain: bool
+    ) -> Page:
+        items = news.found.items
+        onward = Cursor("older", items[-1].entry.tweet_id if items else at.boundary + 1)
+        return await self._present(
+            news.found, walk, whose, reader, scope, explain, onward, news.cursor, gap=news.gap, reset=news.reset
+        )
+
+    async def _present(
+        self,
+        found: Found,
+        walk: Walk,
+        whose: Whose,
+        reader: Reader | None,
+        scope: str,
+        explain: bool,
+        onward: Cursor | None,
+        newer: Cursor,
+        *,
+        gap: bool = False,
+        reset: bool = False,
+    ) -> Page:
+        tweets, nameless = await self._presenter.tweets(
+            found.items, found.contents, reader, hides_muted=whose.kind is ListKind.home, explain=explain
+        )
+        if nameless:
+            DEGRADED_PAGES.labels("author").inc()
+        PAGES.labels(whose.kind.name, walk.source).inc()
+        return Page(
+            tweets=tweets,
+            next_cursor=None if onward is None else self._signer.write(onward, scope),
+            newer_cursor=self._signer.write(newer, scope),
+            source=walk.source,
+            degraded=found.degraded or nameless > 0,
+            missing=found.missing + nameless,
+            gap=gap,
+            reset=reset,
+        )

@@ -1,0 +1,297 @@
+"""Writing: what POST, PUT and DELETE do. The same code serves the API and `timeline load`.
+
+Order of every write: check, write to the store, make caches forget or know, answer. What is answered is stored; what is stored reaches
+everybody, whoever dies (the outbox row is in the tweet's own batch).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from timeline.domain import handles
+from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable
+from timeline.domain.ids import TweetId, UserId
+from timeline.domain.limits import Limits
+from timeline.domain.model import Tweet, TweetKey, User, Visibility
+from timeline.domain.records import State
+from timeline.writing.drafts import Draft, checked
+from timeline.writing.ports import (
+    AuthorCache,
+    EventLog,
+    GraphStore,
+    IdempotencyStore,
+    Ids,
+    Lease,
+    OwnLists,
+    Reservation,
+    Retweeted,
+    RetweetStore,
+    StateCache,
+    TweetStore,
+    UserStore,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetweetOutcome:
+    """The retweet's own id (None: there never was one to undo), and how many retweets the source has now."""
+
+    retweet_id: TweetId | None
+    retweets_count: int
+
+
+class Graph:
+    """Users and who follows whom."""
+
+    def __init__(
+        self, *, users: UserStore, graph: GraphStore, ids: Ids, readers: Lease, authors: AuthorCache, limits: Limits
+    ) -> None:
+        self._users, self._graph, self._ids = users, graph, ids
+        self._readers, self._authors, self._limits = readers, authors, limits
+
+    async def put_user(self, user_id: UserId, handle: str, name: str, avatar_url: str | None) -> User:
+        """The user, made or changed. Raises BadRequest: invalid-user, handle-taken, user-not-found (an erased one)."""
+        faults = tuple(
+            Fault(pointer, wrong)
+            for pointer, wrong in (
+                ("/handle", handles.handle_fault(handle)),
+                ("/name", handles.name_fault(name, self._limits.name_characters_max)),
+            )
+            if wrong
+        )
+        if faults:
+            raise BadRequest("invalid-user", "The user was not changed.", faults)
+        now = self._ids.now_us()
+        user = User(id=user_id, handle=handle, name=name, avatar_url=avatar_url, created_ms=now // 1000, version=now)
+        stored = await self._users.put(user)
+        try:
+            await self._authors.drop_author(user_id)
+        except Unavailable:
+            log.info("author_cache_not_told", extra={"until_seconds": self._limits.author_seconds})
+        return stored
+
+    async def follow(self, me: UserId, other: UserId) -> None:
+        """Holds from the next read. Raises BadRequest: self-follow, user-not-found, blocked, too-many-followees; Stored."""
+        if me == other:
+            raise BadRequest("self-follow", "Nobody follows themselves.")
+        await self._known(me, other)
+        if await self._graph.is_barred(me, other):
+            raise BadRequest("blocked", "A block stands between the two.")
+        marked = await self._mark(me)
+        await self._graph.follow(me, other, self._ids.now_us())
+        await self._forget(me, marked)
+
+    async def unfollow(self, me: UserId, other: UserId) -> None:
+        """Holds from the next read. Raises BadRequest("user-not-found"); Stored."""
+        await self._known(me, other)
+        marked = await self._mark(me)
+        await self._graph.unfollow(me, other, self._ids.now_us())
+        await self._forget(me, marked)
+
+    async def _known(self, *user_ids: UserId) -> None:
+        found = await self._users.get_many(user_ids)
+        for user_id in user_ids:
+            if user_id not in found or found[user_id].deleted:
+                raise BadRequest("user-not-found", f"There is no user {user_id}.")
+
+    async def _mark(self, me: UserId) -> bool:
+        try:
+            await self._readers.mark(me)
+        except Unavailable:
+            return False
+        return True
+
+    async def _forget(self, me: UserId, marked: bool) -> None:
+        """After the store was written. A mark alone is enough for the next read: while it stands, reads ask the store."""
+        try:
+            await self._readers.drop(me)
+        except Unavailable as error:
+            if not marked:
+                raise Stored(
+                    f"The change is stored, and holds within {self._limits.reader_lease_seconds} s; repeating it is harmless."
+                ) from error
+
+
+class Writer(Graph):
+    """Tweets and retweets, beside users and follows."""
+
+    def __init__(
+        self,
+        *,
+        users: UserStore,
+        graph: GraphStore,
+        ids: Ids,
+        tweets: TweetStore,
+        retweets: RetweetStore,
+        idempotency: IdempotencyStore,
+        readers: Lease,
+        marks: Lease,
+        authors: AuthorCache,
+        states: StateCache,
+        lists: OwnLists,
+        events: EventLog,
+        limits: Limits,
+    ) -> None:
+        super().__init__(users=users, graph=graph, ids=ids, readers=readers, authors=authors, limits=limits)
+        self._tweets, self._retweets, self._idempotency = tweets, retweets, idempotency
+        self._marks, self._states, self._lists, self._events = marks, states, lists, events
+
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None = None) -> Tweet:
+        """The tweet, stored and on its way. Raises BadRequest: invalid-tweet, user-not-found, tweet-not-found (what it replies to or
+        quotes), idempotency-conflict. A retry under the same key returns the first tweet."""
+        draft = checked(draft, self._limits)
+        await self._known(me)
+        mine = Reservation(await self._ids.mint(), self._ids.now_us(), draft.fingerprint())
+        if idempotency_key is not None:
+            held = await self._idempotency.reserve(me, idempotency_key, mine)
+            if held.body_hash != mine.body_hash:
+                raise BadRequest("idempotency-conflict", "This Idempotency-Key was used for another tweet.")
+            if held.tweet_id != mine.tweet_id:
+                mine = held
+                before = await self._tweets.get_many([TweetKey(me, held.tweet_id)])
+                if held.tweet_id in before:
+                    return before[held.tweet_id]
+        tweet = await self._compose(me, draft, mine)
+        await self._publish(tweet)
+        return tweet
+
+    async def delete(self, me: UserId, tweet_id: TweetId) -> None:
+        """Gone from the next read of anyone; a retweet is undone. Raises BadRequest: tweet-not-found, not-yours; Stored."""
+        tweet = await self._find(tweet_id)
+        if tweet.author_id != me:
+            if tweet.deleted or not await self._may_see(me, tweet):
+                raise _no_tweet(tweet_id)
+            raise BadRequest("not-yours", "Only its author deletes a tweet.")
+        if tweet.retweet_of is not None:
+            await self.unretweet(me, tweet_id)
+            return
+        await self._remove(tweet)
+
+    async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
+        """Repeating changes nothing. Raises BadRequest: user-not-found, tweet-not-found, not-retweetable."""
+        await self._known(me)
+        source = await self._source(me, tweet_id)
+        if source.visibility is Visibility.followers and source.author_id != me:
+            raise BadRequest("not-retweetable", "A tweet for followers only is not for others to retweet.")
+        marked = await self._mark_marks(me)
+        mine = Retweeted(await self._ids.mint(), True, self._ids.now_us())
+        standing = await self._retweets.retweet(me, source.id, mine)
+        if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
+            # also when it stood already without a row: whoever decided it died before this batch
+            await self._publish(_retweet_row(me, source, standing))
+        await self._forget_marks(me, marked)
+        return RetweetOutcome(standing.retweet_id, await self._retweets.count(source.id))
+
+    async def unretweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
+        """Repeating changes nothing. Raises BadRequest("tweet-not-found"); Stored."""
+        tweet = await self._find(tweet_id)
+        source = tweet.retweet_of or tweet.id
+        marked = await self._mark_marks(me)
+        standing = await self._retweets.undo(me, source, self._ids.now_us())
+        if standing is not None:
+            # again even if it was undone before: whoever did may have died before the row was
+            rows = await self._tweets.get_many([TweetKey(me, standing.retweet_id)])
+            for row in rows.values():
+                await self._remove(row)
+        await self._forget_marks(me, marked)
+        return RetweetOutcome(standing and standing.retweet_id, await self._retweets.count(source))
+
+    async def _compose(self, me: UserId, draft: Draft, reservation: Reservation) -> Tweet:
+        parent = await self._source(me, draft.reply_to, "/reply_to") if draft.reply_to is not None else None
+        quoted = await self._source(me, draft.quote_of, "/quote_of") if draft.quote_of is not None else None
+        return Tweet(
+            id=reservation.tweet_id,
+            author_id=me,
+            text=draft.text,
+            version=reservation.version,
+            visibility=draft.visibility,
+            conversation_id=parent.conversation_id if parent else reservation.tweet_id,
+            reply_to=parent and parent.id,
+            reply_to_user=parent and parent.author_id,
+            quote_of=quoted and quoted.id,
+            quote_author=quoted and quoted.author_id,
+            media_ids=draft.media_ids,
+        )
+
+    async def _publish(self, tweet: Tweet) -> None:
+        """Durable, then into the author's own lists (so that the next read has it), then on its way to everybody."""
+        await self._tweets.add(tweet)
+        self._events.tweet_created(tweet)
+        try:
+            await self._lists.push_own(tweet.entry)
+        except Unavailable:
+            log.info("own_lists_not_told", extra={"remedy": "fan-out pushes it to its author as well"})
+
+    async def _remove(self, tweet: Tweet) -> None:
+        version = max(self._ids.now_us(), tweet.version + 1)
+        if not tweet.deleted:
+            await self._tweets.delete(TweetKey(tweet.author_id, tweet.id), version)
+        gone = tweet.as_deleted(version)
+        try:
+            await self._states.put_state(tweet.id, State(gone.version, True, False))
+        except Unavailable as error:
+            raise Stored(
+                f"It is deleted, and gone from every page within {self._limits.state_seconds} s; repeating it is harmless."
+            ) from error
+
+    async def _find(self, tweet_id: TweetId) -> Tweet:
+        """The row of a bare id, deleted or not. Raises BadRequest("tweet-not-found")."""
+        authors = await self._tweets.authors_of([tweet_id])
+        if tweet_id not in authors:
+            raise _no_tweet(tweet_id)
+        rows = await self._tweets.get_many([TweetKey(authors[tweet_id], tweet_id)])
+        if tweet_id not in rows:
+            raise _no_tweet(tweet_id)
+        return rows[tweet_id]
+
+    async def _source(self, me: UserId, tweet_id: TweetId, pointer: str = "") -> Tweet:
+        """The tweet that an id means (of a retweet, the retweeted one), if `me` may see it. Raises BadRequest("tweet-not-found")."""
+        tweet = await self._find(tweet_id)
+        if tweet.retweet_of is not None and not tweet.deleted:
+            tweet = await self._find(tweet.retweet_of)
+        if tweet.deleted or not await self._may_see(me, tweet):
+            raise _no_tweet(tweet_id, pointer)
+        return tweet
+
+    async def _may_see(self, me: UserId, tweet: Tweet) -> bool:
+        if tweet.author_id == me:
+            return True
+        if await self._graph.is_barred(me, tweet.author_id):
+            return False
+        return tweet.visibility is Visibility.public or await self._graph.follows(me, tweet.author_id)
+
+    async def _mark_marks(self, me: UserId) -> bool:
+        try:
+            await self._marks.mark(me)
+        except Unavailable:
+            return False
+        return True
+
+    async def _forget_marks(self, me: UserId, marked: bool) -> None:
+        """The reader's own likes and retweets are shown, not ruled by: stale ones are a blemish of seconds, and no 503."""
+        try:
+            await self._marks.drop(me)
+        except Unavailable:
+            if not marked:
+                log.info("marks_not_told", extra={"until_seconds": self._limits.reader_lease_seconds})
+
+
+def _retweet_row(me: UserId, source: Tweet, decision: Retweeted) -> Tweet:
+    return Tweet(
+        id=decision.retweet_id,
+        author_id=me,
+        text="",
+        version=decision.version,
+        visibility=source.visibility,
+        conversation_id=source.conversation_id,
+        retweet_of=source.id,
+        retweet_author=source.author_id,
+    )
+
+
+def _no_tweet(tweet_id: TweetId, pointer: str = "") -> BadRequest:
+    faults = (Fault(pointer, "no such tweet"),) if pointer else ()
+    return BadRequest("tweet-not-found", f"There is no tweet {tweet_id}.", faults)
