@@ -39,6 +39,11 @@ DELIVERY_LAG_SECONDS = Histogram(
     "From a tweet's creation to the acknowledged write to its last follower. Above 5 s breaks the promise: see the consumer lag.",
     buckets=_LAGS,
 )
+PAUSED = Gauge(
+    "timeline_worker_paused",
+    "1 while a worker (fanout, relay) waits for an engine that is away. It goes on by itself; the log names the engine's error.",
+    ["worker"],
+)
 DELIVERIES = Counter("timeline_deliveries_total", "Entries appended to timelines that exist.")
 PUSHES = Counter("timeline_pushes_total", "Entries sent to followers, whether or not their timeline exists.")
 DEAD_LETTERS = Counter(

@@ -20,6 +20,13 @@ from timeline.domain.limits import Limits
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
+class SettingError(Exception):
+    """A setting that is missing or does not fit the others: its variable, what is wrong, what to do."""
+
+    def __init__(self, variable: str, wrong: str, remedy: str) -> None:
+        super().__init__(f"{variable}: {wrong}. {remedy}")
+
+
 class Auth(StrEnum):
     """How a request says who is asking."""
 

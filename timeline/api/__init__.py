@@ -1,0 +1,1 @@
+"""The HTTP tier: what API.md says, over writing and assembly."""

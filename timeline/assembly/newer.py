@@ -15,7 +15,7 @@ from timeline.assembly.ports import ListView
 from timeline.assembly.skeleton import Walk
 from timeline.domain import rules
 from timeline.domain.cursors import Cursor
-from timeline.domain.entries import Entries, Stretch, newest_first, to_list
+from timeline.domain.entries import Entries, Stretch, concatenated, newest_first, to_list
 from timeline.domain.ids import ID_MAX
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader
@@ -109,7 +109,7 @@ class Newer:
             line = stretch.complete_from
             if line <= boundary + 1:
                 break
-        return Stretch(np.concatenate(parts), line), line <= boundary + 1
+        return Stretch(concatenated(parts), line), line <= boundary + 1
 
 
 def by_arrival(view: ListView, cursor: Cursor) -> Entries:

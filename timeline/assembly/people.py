@@ -53,8 +53,8 @@ class People:
         _visible(reader, users.get(user_id), str(user_id))
         onward: Cursor | None = None
         if side == "followees":
-            ids = await self._graph.followees_page(user_id, at.boundary, limit)
-            onward = Cursor("older", ids[-1]) if len(ids) == limit else None
+            ids, after = await self._graph.followees_page(user_id, at.boundary, limit)
+            onward = Cursor("older", after) if after is not None else None
         else:
             ids, rest = await self._graph.followers_page(user_id, (at.epoch, at.boundary), limit)
             onward = Cursor("older", rest[1], rest[0]) if rest is not None else None

@@ -138,8 +138,8 @@ class GraphReader(Protocol):
     async def reader(self, user_id: UserId) -> Reader:
         """The whole context, as stored now."""
 
-    async def followees_page(self, user_id: UserId, after: int, limit: int) -> list[UserId]:
-        """Whom the user follows, ascending by id, above `after`."""
+    async def followees_page(self, user_id: UserId, after: int, limit: int) -> tuple[list[UserId], int | None]:
+        """Whom the user follows, ascending by id, above `after`, and where to go on; None at the end. Begin with 0."""
 
     async def followers_page(
         self, user_id: UserId, after: tuple[int, int], limit: int

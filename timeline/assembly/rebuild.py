@@ -11,10 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import numpy as np
-
 from timeline.assembly.ports import History, ListCache
-from timeline.domain.entries import NO_ENTRIES, Stretch, UserIds
+from timeline.domain.entries import Entries, Stretch, UserIds, concatenated
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import ID_MAX, UserId
 from timeline.domain.limits import Limits
@@ -61,13 +59,14 @@ class Rebuilder:
 
     async def _pull(self, authors: UserIds, entries_max: int) -> Stretch:
         """The newest `entries_max` entries, or all of history if it holds fewer."""
-        parts, boundary, count = [NO_ENTRIES], ID_MAX, 0
+        parts: list[Entries] = []
+        boundary, count = int(ID_MAX), 0
         while count < entries_max and boundary > 0:
             stretch = await self._history.stretch(authors, boundary, self._limits.pull_rows_per_author)
             parts.append(stretch.entries)
             count += len(stretch.entries)
             boundary = stretch.complete_from
-        entries = np.concatenate(parts)
+        entries = concatenated(parts)
         if len(entries) <= entries_max:
             return Stretch(entries, boundary)
         kept = entries[:entries_max]

@@ -83,6 +83,13 @@ def of(items: Iterable[Entry]) -> Entries:
     return join(item.pack() for item in items)
 
 
+def concatenated(parts: Iterable[Entries]) -> Entries:
+    """One array of these, in the order given, still big endian: numpy's own concatenate turns it into the machine's order, and packed
+    entries into nonsense."""
+    whole: Entries = np.concatenate([NO_ENTRIES, *parts]).astype(ENTRY)
+    return whole
+
+
 def newest_first(entries: Entries) -> Entries:
     """Sorted by tweet id, newest first, each once. A list in Redis neither sorts nor drops what came twice."""
     if len(entries) < 2:
@@ -114,5 +121,5 @@ def merge(stretches: Iterable[Stretch]) -> Stretch:
     if not parts:
         return Stretch(NO_ENTRIES, 0)
     line = max(part.complete_from for part in parts)
-    entries = newest_first(np.concatenate([part.entries for part in parts]))
+    entries = newest_first(concatenated(part.entries for part in parts))
     return Stretch(entries[entries["tweet"] >= line], line)

@@ -17,6 +17,12 @@ class Limits:
     media_max: int = 4  # pictures beside a tweet
     name_characters_max: int = 50
     body_bytes_max: int = 65_536  # the largest body is a tweet of 280 weighted characters, escaped: under 16 KB
+    body_read_seconds: int = 10  # whoever sends a body more slowly holds a connection for nothing
+    header_bytes_max: int = 8_190  # a line or a field; a JWT with a large set of claims is 4 KB
+    faults_max: int = 32  # bad members named in one answer: a body of 64 KiB could hold thousands
+    keepalive_seconds: int = 75  # above the 60 s of common load balancers, so that it is they who close idle connections
+    idempotency_key_characters_max: int = 64
+    request_id_characters_max: int = 128  # a UUID is 36, a trace parent 55; it goes into every log line
     page_default: int = 20
     page_max: int = 100
     ids_per_request_max: int = 100  # GET /api/tweet?ids=
@@ -57,10 +63,8 @@ class Limits:
     outbox_seconds: int = 7 * 86_400  # longer than any outage of Kafka that anybody will sit through
     relay_after_ms: int = 2_000  # younger rows are still being produced by the process that wrote them
     relay_resweep_seconds: int = 3 * 3_600  # hints and batch logs deliver late, up to Cassandra's hint window
-    relay_queries_in_flight: int = 16  # a sweep's; beyond 16 to 32 a process only the tail grows
-    relay_queries_per_second: int = 100  # of each lane but the live one: looking at empty shards must not cost a core
+    relay_slots_per_second: int = 10  # of each sweep but the live one: looking at empty shards must not cost a core
     relay_rows_in_flight: int = 64  # rewritten, produced, cleared at once; an hour's backlog must not flood the store
-    relay_page_rows: int = 1_000  # of one look-up; a shard with more is looked at again
     produces_in_flight: int = 10_000  # beyond, a tweet's event is left to the relay
     clears_in_flight: int = 16  # of outbox rows, beside the answers; they are not to crowd out the writes
     follower_shard_size: int = 5_000  # followers per partition: a page, and a slice of a large fan-out
@@ -82,6 +86,12 @@ class Limits:
     cassandra_requests_waiting_max: int = 4_000  # for one of those; beyond, a request is refused at once
     redis_timeout_ms: int = 1_000
     redis_commands_in_flight: int = 10_000  # per node; beyond, a command is refused at once
+    redis_bytes_in_flight: int = 64 * 1024 * 1024  # per node, of such commands; a large value must not multiply by 10,000
+    redis_redirects_max: int = 5  # MOVED and ASK followed for one command; a sound cluster needs one
+    redis_backoff_max_ms: int = 1_000  # between tries to reach a node: one that is back is used within this
+    redis_topology_seconds: int = 30  # the map of slots is asked again this often, even if nobody complained
+    redis_open_ms: int = 10_000  # a process that starts beside its Redis waits this long for it
+    redis_trims_in_flight: int = 64  # lists read at once to be cut: 200 entries of 24 bytes each
     kafka_delivery_timeout_ms: int = 30_000
     kafka_buffer_events: int = 2_000  # consumed and not yet taken: four batches; when full, partitions are paused
     kafka_commit_interval_ms: int = 500  # what a killed worker repeats is at most this old
@@ -90,6 +100,8 @@ class Limits:
     consumer_lag_seconds: int = 5  # how often the lag is asked for
     dead_letter_stack_bytes_max: int = 4_096  # the innermost frames tell the reason
     drain_seconds: int = 20  # of SIGTERM; Kubernetes kills after 30
+    startup_wait_seconds: int = 60  # for engines that start beside us: Cassandra is ready 7 s after its start, 30 on a busy machine
+    readiness_check_ms: int = 900  # one check of one engine: below the second after which most probes give up
 
     def __post_init__(self) -> None:
         """A relation that does not hold is a ValueError, before anything starts."""

@@ -165,7 +165,11 @@ class Author:
         _, flags, version, user = _AUTHOR.unpack_from(data)
         start = _AUTHOR.size + 1
         end = start + data[_AUTHOR.size]
-        return Author(version, UserId(user), data[start:end].decode(), data[end:], bool(flags & 1))
+        try:
+            handle = data[start:end].decode()
+        except UnicodeDecodeError:
+            return None
+        return Author(version, UserId(user), handle, data[end:], bool(flags & 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +202,10 @@ def unpack_marks(data: bytes) -> Marks | None:
     if len(data) < _MARKS.size or data[0] != MARKS_LAYOUT:
         return None
     _, version, likes_floor, retweets_floor, *lengths = _MARKS.unpack_from(data)
-    likes, retweets = _columns(data, _MARKS.size, lengths)
+    columns = _columns(data, _MARKS.size, lengths)
+    if columns is None:
+        return None
+    likes, retweets = columns
     return Marks(likes, likes_floor, retweets, retweets_floor, version)
 
 
@@ -213,11 +220,16 @@ def unpack_reader(data: bytes) -> Reader | None:
         return None
     _, user, version, *lengths = _READER.unpack_from(data)
     columns = _columns(data, _READER.size, [*lengths, lengths[0]])
+    if columns is None:
+        return None
     followees, blocked, blocked_by, muted, since = columns
     return Reader(UserId(user), followees, since, blocked, blocked_by, muted, version)
 
 
-def _columns(data: bytes, start: int, lengths: list[int]) -> list[UserIds]:
+def _columns(data: bytes, start: int, lengths: list[int]) -> list[UserIds] | None:
+    """Columns of these lengths, or None where the data do not hold just that."""
+    if len(data) != start + 8 * sum(lengths):
+        return None
     columns = []
     for length in lengths:
         columns.append(np.frombuffer(data, ">i8", length, start).astype(np.int64))

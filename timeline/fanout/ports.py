@@ -9,6 +9,7 @@ from typing import Protocol
 from timeline.domain.entries import Entry, UserIds
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import UserId
+from timeline.domain.model import Tweet
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,34 @@ class Events(Protocol):
 
     async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
         """An event that can never succeed: to its dead-letter topic, acknowledged, before `done`."""
+
+
+class OutboxStore(Protocol):
+    """store/outbox.py. A row stands in the slot of its tweet's id: Unix ms of the id's time // outbox_bucket_ms."""
+
+    def slot(self, ten_seconds: int) -> AsyncIterator[list[Tweet]]:
+        """The tweets of one slot whose rows are not cleared, page by page, as they were first written. Raises Unavailable."""
+
+    async def clear(self, tweet: Tweet) -> None:
+        """Delete its row. Repeating it changes nothing. Raises Unavailable."""
+
+    async def relay_progress(self) -> int:
+        """The Unix ms below which every row is known to be swept; 0 if none was ever saved. Raises Unavailable."""
+
+    async def save_relay_progress(self, swept_ms: int) -> None:
+        """The highest value saved stays. Raises Unavailable."""
+
+
+class TweetRewriter(Protocol):
+    """store/tweets.py"""
+
+    async def rewrite(self, tweet: Tweet) -> None:
+        """Write the whole tweet, but for the outbox, once more under its own timestamp: changes nothing where it stands already.
+        Raises Unavailable."""
+
+
+class EventProducer(Protocol):
+    """eventlog/publisher.py"""
+
+    async def produce_created(self, tweet: Tweet) -> None:
+        """Hand its event to Kafka and wait until it is acknowledged. Raises Unavailable, OutcomeUnknown."""

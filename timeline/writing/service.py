@@ -80,16 +80,16 @@ class Graph:
         await self._known(me, other)
         if await self._graph.is_barred(me, other):
             raise BadRequest("blocked", "A block stands between the two.")
-        marked = await self._mark(me)
+        await self._mark(me)
         await self._graph.follow(me, other, self._ids.now_us())
-        await self._forget(me, marked)
+        await self._forget(me)
 
     async def unfollow(self, me: UserId, other: UserId) -> None:
         """Holds from the next read. Raises BadRequest("user-not-found"); Stored."""
         await self._known(me, other)
-        marked = await self._mark(me)
+        await self._mark(me)
         await self._graph.unfollow(me, other, self._ids.now_us())
-        await self._forget(me, marked)
+        await self._forget(me)
 
     async def _known(self, *user_ids: UserId) -> None:
         found = await self._users.get_many(user_ids)
@@ -97,22 +97,22 @@ class Graph:
             if user_id not in found or found[user_id].deleted:
                 raise BadRequest("user-not-found", f"There is no user {user_id}.")
 
-    async def _mark(self, me: UserId) -> bool:
+    async def _mark(self, me: UserId) -> None:
+        """Before the store is written: from now on no read fills the cache with what was there before."""
         try:
             await self._readers.mark(me)
         except Unavailable:
-            return False
-        return True
+            log.info("reader_not_marked", extra={"then": "what is answered depends on _forget"})
 
-    async def _forget(self, me: UserId, marked: bool) -> None:
-        """After the store was written. A mark alone is enough for the next read: while it stands, reads ask the store."""
+    async def _forget(self, me: UserId) -> None:
+        """After the store was written: the next read asks it. Raises Stored when that cannot be promised; a mark alone promises nothing,
+        since another change of the same reader may have removed it."""
         try:
             await self._readers.drop(me)
         except Unavailable as error:
-            if not marked:
-                raise Stored(
-                    f"The change is stored, and holds within {self._limits.reader_lease_seconds} s; repeating it is harmless."
-                ) from error
+            raise Stored(
+                f"The change is stored, and holds within {self._limits.reader_lease_seconds} s; repeating it is harmless."
+            ) from error
 
 
 class Writer(Graph):
@@ -197,7 +197,7 @@ class Writer(Graph):
             for row in rows.values():
                 await self._remove(row)
         await self._forget_marks(me, marked)
-        return RetweetOutcome(standing and standing.retweet_id, await self._retweets.count(source))
+        return RetweetOutcome(None if standing is None else standing.retweet_id, await self._retweets.count(source))
 
     async def _compose(self, me: UserId, draft: Draft, reservation: Reservation) -> Tweet:
         parent = await self._source(me, draft.reply_to, "/reply_to") if draft.reply_to is not None else None
@@ -208,11 +208,11 @@ class Writer(Graph):
             text=draft.text,
             version=reservation.version,
             visibility=draft.visibility,
-            conversation_id=parent.conversation_id if parent else reservation.tweet_id,
-            reply_to=parent and parent.id,
-            reply_to_user=parent and parent.author_id,
-            quote_of=quoted and quoted.id,
-            quote_author=quoted and quoted.author_id,
+            conversation_id=reservation.tweet_id if parent is None else parent.conversation_id,
+            reply_to=None if parent is None else parent.id,
+            reply_to_user=None if parent is None else parent.author_id,
+            quote_of=None if quoted is None else quoted.id,
+            quote_author=None if quoted is None else quoted.author_id,
             media_ids=draft.media_ids,
         )
 

@@ -1,0 +1,236 @@
+"""Walks over random histories, in both directions, equal the oracle: limits shrunk to single digits, real engines, one process.
+
+What is random: who posts, replies, retweets, undoes, deletes, follows and unfollows; when each event is delivered, in which
+order, how late and how often; which lists are evicted; who reads, and with which limit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.integration.world import World, open_world, positions
+from timeline.domain.errors import BadRequest
+from timeline.domain.model import Tweet, Visibility
+from timeline.local import Control
+
+STEPS = 80
+SEEDS = range(int(os.environ.get("TIMELINE_WALKS", "25")))  # histories; a long run sets more
+
+
+@pytest.fixture(scope="module")
+async def engine_world(engines: Control) -> AsyncIterator[World]:
+    async with open_world(engines.env) as made:
+        yield made
+
+
+@pytest.fixture
+def world(engine_world: World) -> World:
+    """The same engines for all, nobody and nothing of the test before."""
+    engine_world.begin()
+    return engine_world
+
+
+class History:
+    """One random history; `log` says what happened, for whoever has to understand a failure."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.random = world, random.Random(seed)
+        self.users = [world.user(number) for number in range(1, 6)]
+        self.delivered: list[Tweet] = []
+        self.log: list[str] = []
+        self.counts: Counter[str] = Counter()
+
+    async def run(self, steps: int) -> None:
+        await self.world.sign_up(*self.users)
+        moves = {
+            self.post: 6,
+            self.reply: 4,
+            self.retweet: 5,
+            self.delete: 2,
+            self.follow: 4,
+            self.unfollow: 1,
+            self.deliver: 8,
+            self.redeliver: 1,
+            self.evict: 1,
+            self.read: 8,
+        }
+        for _ in range(steps):
+            (move,) = self.random.choices(list(moves), list(moves.values()))
+            self.counts[move.__name__] += 1
+            await move()
+
+    def any_user(self) -> int:
+        return self.random.choice(self.users)
+
+    def any_tweet(self) -> int | None:
+        return self.random.choice(list(self.world.oracle.rows)) if self.world.oracle.rows else None
+
+    async def post(self) -> None:
+        author = self.any_user()
+        only = self.random.random() < 0.2
+        tweet = await self.world.post(author, visibility=Visibility.followers if only else Visibility.public)
+        self.log.append(f"{author} posts {tweet.id} {'for followers' if only else ''}")
+
+    async def reply(self) -> None:
+        author, to = self.any_user(), self.any_tweet()
+        try:
+            tweet = to and await self.world.post(author, reply_to=to)
+        except BadRequest:
+            return
+        self.log.append(f"{author} replies {tweet and tweet.id} to {to}")
+
+    async def retweet(self) -> None:
+        user, what = self.any_user(), self.any_tweet()
+        try:
+            made = what and await self.world.retweet(user, what)
+        except BadRequest:
+            return
+        self.log.append(f"{user} retweets {what} as {made}")
+
+    async def delete(self) -> None:
+        what = self.any_tweet()
+        if what is None:
+            return
+        author = self.world.oracle.rows[what].author
+        await self.world.delete(author, what)
+        self.log.append(f"{author} deletes {what}")
+
+    async def follow(self) -> None:
+        one, other = self.random.sample(self.users, 2)
+        await self.world.follow(one, other)
+        self.log.append(f"{one} follows {other}")
+
+    async def unfollow(self) -> None:
+        one, other = self.random.sample(self.users, 2)
+        await self.world.unfollow(one, other)
+        self.log.append(f"{one} unfollows {other}")
+
+    async def deliver(self) -> None:
+        """Some of what is due, in any order."""
+        due = self.world.log.events
+        self.random.shuffle(due)
+        for _ in range(self.random.randint(1, 4)):
+            if due:
+                tweet = due.pop()
+                late = self.random.random() < 0.2
+                await self.world.deliver(tweet, late=late)
+                self.delivered.append(tweet)
+                self.log.append(f"{tweet.id} is delivered {'late' if late else ''}")
+
+    async def redeliver(self) -> None:
+        if self.delivered:
+            tweet = self.random.choice(self.delivered)
+            await self.world.deliver(tweet)
+            self.log.append(f"{tweet.id} is delivered again")
+
+    async def evict(self) -> None:
+        user = self.any_user()
+        await self.world.evict(user)
+        self.log.append(f"the list of {user} is evicted")
+
+    async def read(self) -> None:
+        """Home from top to bottom: what was delivered, or is one's own, must be there; nothing that does not belong may be."""
+        user, limit = self.any_user(), self.random.randint(1, 7)
+        walked = await self.world.walk(user, limit)
+        due = {tweet.id for tweet in self.world.log.events if tweet.author_id != user}
+        self.check(f"home of {user} by {limit}", user, walked, due)
+
+    def check(self, what: str, user: int, walked: list[int], due: set[int]) -> None:
+        """What is still due may be missing, and what it would hide may be there."""
+        wanted = self.world.oracle.home(user)
+        story = "\n".join([*self.log[-40:], f"{what}: {walked}, and should be {wanted} but for {due}"])
+        assert walked == sorted(set(walked), reverse=True), f"out of order or twice:\n{story}"
+        if not due:
+            assert walked == wanted, story
+            return
+        held_back = {row.shown for row in self.world.oracle.rows.values() if row.id in due}
+        surely = [one for one in wanted if one not in due]
+        assert set(surely) <= set(walked), f"missing:\n{story}"
+        extra = set(walked) - set(wanted)
+        assert all(self.world.oracle.rows[one].shown in held_back for one in extra), f"leaked:\n{story}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_walk_yields_what_a_recomputation_yields(world: World, seed: int) -> None:
+    """Nothing missing, nothing twice, nothing that does not belong: at any moment of a history, and at its end for everybody."""
+    history = History(world, seed)
+    await history.run(STEPS)
+    await world.deliver_all()
+    for user in history.users:
+        history.check(f"home of {user} at the end", user, await world.walk(user, 2), set())
+        profile = await world.walk(history.users[0], 3, profile_of=user)
+        assert profile == world.oracle.profile(user, history.users[0]), "\n".join([*history.log, f"profile of {user}"])
+    print(dict(history.counts))
+
+
+async def test_newer_returns_what_came_once_wherever_it_belongs(world: World) -> None:
+    """Late arrivals below the page are returned, redeliveries are not, and a full page says that there is a gap."""
+    me, other = world.user(1), world.user(2)
+    await world.sign_up(me, other)
+    await world.follow(me, other)
+    await world.walk(me)
+    first = [await world.post(other) for _ in range(3)]
+    world.log.events.clear()
+    await world.deliver(first[0], first[2])
+    page = await world.home(me)
+    assert positions(page) == [first[2].id, first[0].id]
+    await world.deliver(first[2])
+    again = await world.home(me, page.newer_cursor)
+    assert (positions(again), again.gap, again.reset) == ([], False, False)
+    await world.deliver(first[1], late=True)
+    more = [await world.post(other) for _ in range(4)]
+    world.log.events.clear()
+    await world.deliver(*more)
+    found: list[int] = []
+    cursor = again.newer_cursor
+    for _ in range(10):
+        page = await world.home(me, cursor, 2)
+        assert not page.reset
+        found += sorted(positions(page))
+        cursor = page.newer_cursor
+        if not page.gap:
+            break
+    assert found == [first[1].id, *(tweet.id for tweet in more)]
+
+
+async def test_newer_than_an_older_page_leads_back_up_without_a_hole(world: World) -> None:
+    """Down by `next_cursor`, then up by `newer_cursor` from the lowest page, gives everything once in both directions."""
+    me, other = world.user(1), world.user(2)
+    await world.sign_up(me, other)
+    await world.follow(me, other)
+    await world.walk(me)
+    for _ in range(7):
+        await world.post(other)
+    await world.deliver_all()
+    page = await world.home(me, None, 2)
+    while page.next_cursor is not None:
+        page = await world.home(me, page.next_cursor, 2)
+    up, cursor = positions(page), page.newer_cursor
+    for _ in range(20):
+        page = await world.home(me, cursor, 2)
+        up += sorted(positions(page))
+        cursor = page.newer_cursor
+        if not page.gap:
+            break
+    assert up == sorted(world.oracle.home(me))
+
+
+async def test_a_list_that_is_gone_and_one_that_is_not_trusted_are_rebuilt(world: World) -> None:
+    """Evicted, and back: the whole history, at once; and the list is there again, so that pushes reach it."""
+    me, other = world.user(1), world.user(2)
+    await world.sign_up(me, other)
+    await world.follow(me, other)
+    for _ in range(20):
+        await world.post(other)
+    world.log.events.clear()  # nothing was ever delivered
+    assert await world.walk(me, 5) == world.oracle.home(me)
+    tweet = await world.post(other)
+    await world.deliver_all()
+    page = await world.home(me)
+    assert positions(page)[0] == tweet.id
+    assert page.source == "cache"

@@ -1,0 +1,99 @@
+"""Writing and reading as the API sees them: they note what they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timeline.assembly.service import Page
+from timeline.domain.errors import BadRequest
+from timeline.domain.ids import TweetId, UserId
+from timeline.domain.model import Tweet
+from timeline.writing.drafts import Draft
+from timeline.writing.service import RetweetOutcome
+
+NEW_TWEET = TweetId(77)
+
+
+class Calls(list[tuple[Any, ...]]):
+    """What the handlers asked for; `fails` is raised by the next call."""
+
+    fails: BaseException | None = None
+
+    def note(self, *call: Any) -> None:
+        self.append(call)
+        if self.fails is not None:
+            raise self.fails
+
+
+class FakeWriter:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def put_user(self, user_id: UserId, handle: str, name: str, avatar_url: str | None) -> None:
+        self._calls.note("put_user", user_id, handle, name, avatar_url)
+
+    async def follow(self, me: UserId, other: UserId) -> None:
+        self._calls.note("follow", me, other)
+
+    async def unfollow(self, me: UserId, other: UserId) -> None:
+        self._calls.note("unfollow", me, other)
+
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Tweet:
+        self._calls.note("post", me, draft, idempotency_key)
+        return Tweet(id=NEW_TWEET, author_id=me, text=draft.text, version=1, conversation_id=NEW_TWEET)
+
+    async def delete(self, me: UserId, tweet_id: TweetId) -> None:
+        self._calls.note("delete", me, tweet_id)
+
+    async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
+        self._calls.note("retweet", me, tweet_id)
+        return RetweetOutcome(TweetId(78), 3)
+
+    async def unretweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
+        self._calls.note("unretweet", me, tweet_id)
+        return RetweetOutcome(None, 2)
+
+
+class FakeReading:
+    """Knows the tweets below 100, and one page."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def home(self, me: UserId, cursor: str | None, limit: int, *, explain: bool = False) -> Page:
+        self._calls.note("home", me, cursor, limit, explain)
+        return self._page(cursor)
+
+    async def profile(self, me: UserId | None, user_id: UserId, cursor: str | None, limit: int) -> Page:
+        self._calls.note("profile", me, user_id, cursor, limit)
+        return self._page(cursor)
+
+    async def tweets(self, me: UserId | None, tweet_ids: Sequence[TweetId]) -> list[bytes]:
+        self._calls.note("tweets", me, list(tweet_ids))
+        return [b'{"id":"%d"}' % tweet_id for tweet_id in tweet_ids if tweet_id < 100]
+
+    @staticmethod
+    def _page(cursor: str | None) -> Page:
+        if cursor == "forged":
+            raise BadRequest("bad-cursor", "no")
+        return Page(tweets=[b'{"id":"2"}', b'{"id":"1"}'], next_cursor="on", newer_cursor="new", source="cache")
+
+
+class FakePeople:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def user(self, me: UserId | None, user_id: UserId) -> bytes:
+        self._calls.note("user", me, user_id)
+        return b'{"id":"%d"}' % user_id
+
+    async def user_by_handle(self, me: UserId | None, handle: str) -> bytes:
+        self._calls.note("user_by_handle", me, handle)
+        return b'{"handle":"%b"}' % handle.encode()
+
+    async def page(
+        self, me: UserId | None, user_id: UserId, side: str, cursor: str | None, limit: int
+    ) -> tuple[list[bytes], str | None]:
+        self._calls.note(side, me, user_id, cursor, limit)
+        return [b'{"id":"5"}'], "on"

@@ -1,0 +1,255 @@
+"""The fan-out worker: who gets what, in pushes of a bounded size, and nothing is done before Redis has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.fake_clock import settle, until
+from timeline import metrics
+from timeline.domain.entries import Entry
+from timeline.domain.errors import Unavailable
+from timeline.domain.events import TweetCreated
+from timeline.domain.ids import TweetId, UserId, first_id_at
+from timeline.domain.limits import Limits
+from timeline.fanout.plan import Gathering, by_author, is_late
+from timeline.fanout.ports import Batch, Delivery, FollowerPage
+from timeline.fanout.worker import run_fanout
+
+NOW_MS = 1_780_000_000_000
+LIMITS = Limits(retry_pause_max_ms=1, fanout_appends_per_push=10, drain_seconds=1)
+
+
+def event(number: int, author: int, at_ms: int = NOW_MS) -> TweetCreated:
+    return TweetCreated(TweetId(first_id_at(at_ms) + number), UserId(author), 0)
+
+
+def page(author: int, *followers: int) -> FollowerPage:
+    return FollowerPage(UserId(author), np.array(followers, np.int64))
+
+
+class FakeEvents:
+    def __init__(self, *batches: Sequence[TweetCreated]) -> None:
+        self._waiting = [Batch(events, at) for at, events in enumerate(batches)]
+        self.taken = 0
+        self.done_tokens: list[object] = []
+
+    async def batch(self) -> Batch:
+        if not self._waiting:
+            await asyncio.Event().wait()
+        self.taken += 1
+        return self._waiting.pop(0)
+
+    async def done(self, batch: Batch) -> None:
+        self.done_tokens.append(batch.token)
+
+    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+        raise AssertionError("nothing here can be rejected")
+
+
+class FakeFollowers:
+    def __init__(self, graph: dict[int, list[int]], page_max: int = 3) -> None:
+        self._graph, self._page_max = graph, page_max
+        self.failures: list[Exception] = []
+
+    async def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+        assert len(set(authors)) == len(authors)
+        if self.failures:
+            raise self.failures.pop()
+        for author in authors:
+            followers = self._graph.get(author, [])
+            for first in range(0, len(followers), self._page_max):
+                yield page(author, *followers[first : first + self._page_max])
+
+
+class FakePushes:
+    """Redis, as far as it is seen from here: what each home list holds."""
+
+    def __init__(self) -> None:
+        self.homes: Counter[tuple[int, int]] = Counter()
+        self.own: list[tuple[Entry, bool]] = []
+        self.pushes: list[Sequence[Delivery]] = []
+        self.failures: list[Exception | None] = []  # of each push to come, from the last
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def push(self, deliveries: Sequence[Delivery]) -> int:
+        await self.may_go_on.wait()
+        if self.failures and (failure := self.failures.pop()):
+            raise failure
+        self.pushes.append(deliveries)
+        for delivery in deliveries:
+            for follower in delivery.followers.tolist():
+                self.homes[follower, delivery.entry.tweet_id] += 1
+        return sum(len(delivery.followers) for delivery in deliveries)
+
+    async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
+        self.own += entries
+
+
+class Running:
+    """A worker on fakes, until the batches given are done."""
+
+    def __init__(
+        self, events: FakeEvents, followers: FakeFollowers, pushes: FakePushes, limits: Limits = LIMITS
+    ) -> None:
+        self.events, self.pushes, self.now_ms = events, pushes, NOW_MS
+        self.stopping = asyncio.Event()
+        self.task = asyncio.create_task(
+            run_fanout(events, followers, pushes, limits, self.stopping, clock_ms=lambda: self.now_ms)
+        )
+
+    async def until_done(self, batches: int) -> None:
+        await until(lambda: len(self.events.done_tokens) >= batches or self.task.done())
+        await self.stop()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        await self.task
+
+
+graphs = st.dictionaries(st.integers(1, 5), st.lists(st.integers(1, 30), unique=True, max_size=12), max_size=5)
+
+
+@given(graph=graphs, authors=st.lists(st.integers(1, 6), max_size=12), appends_max=st.integers(1, 15))
+def test_every_follower_gets_every_entry_once_and_no_push_is_larger_than_the_bound(
+    graph: dict[int, list[int]], authors: list[int], appends_max: int
+) -> None:
+    events = [event(number, author) for number, author in enumerate(authors)]
+    gathering = Gathering(by_author(events), appends_max)
+    pushes = []
+    for author, followers in graph.items():
+        for first in range(0, len(followers), 3):
+            pushes += gathering.add(page(author, *followers[first : first + 3]))
+    pushes += gathering.rest()
+    got = Counter((int(follower), entry.tweet_id) for push in pushes for entry, each in push.parts for follower in each)
+    assert got == Counter((follower, each.tweet_id) for each in events for follower in graph.get(each.author_id, []))
+    assert all(0 < push.appends <= max(appends_max, 3) for push in pushes)
+
+
+def test_an_event_that_came_twice_in_a_batch_is_planned_once() -> None:
+    one, other = event(1, 7), event(2, 7)
+    assert by_author([one, other, one]) == {7: [one.entry, other.entry]}
+
+
+def test_an_entry_is_late_when_a_push_of_it_may_end_after_w() -> None:
+    limits = Limits()
+    entry = event(0, 7).entry
+    edge_ms = NOW_MS + limits.late_after_ms - 2 * limits.redis_timeout_ms
+    assert not is_late(entry, edge_ms, limits)
+    assert is_late(entry, edge_ms + 1, limits)
+    assert edge_ms + 1 + 2 * limits.redis_timeout_ms > NOW_MS + limits.late_after_ms
+
+
+async def test_a_batch_reaches_all_followers_and_its_authors_own_lists_and_is_done() -> None:
+    graph = {1: list(range(10, 18)), 2: [10, 11], 3: []}
+    first, second = [event(0, 1), event(1, 2), event(2, 1)], [event(3, 3)]
+    worker = Running(FakeEvents(first, second), FakeFollowers(graph), FakePushes())
+    observed = metrics.DELIVERY_LAG_SECONDS._sum.get()
+    worker.now_ms += 1500
+    await worker.until_done(2)
+    assert worker.pushes.homes == {(follower, each.tweet_id): 1 for each in first for follower in graph[each.author_id]}
+    assert sorted(entry.tweet_id for entry, _ in worker.pushes.own) == [each.tweet_id for each in first + second]
+    assert metrics.DELIVERY_LAG_SECONDS._sum.get() - observed == pytest.approx(4 * 1.5)
+
+
+async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_before(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pushes = FakePushes()
+    pushes.failures = [None, *[Unavailable("redis is away")] * 3, None]  # the second push fails three times
+    graph = {1: list(range(10, 40))}
+    worker = Running(FakeEvents([event(0, 1)]), FakeFollowers(graph), pushes)
+    with caplog.at_level(logging.INFO, "timeline.fanout"):
+        await worker.until_done(1)
+    assert pushes.homes == {(follower, event(0, 1).tweet_id): 1 for follower in graph[1]}
+    assert [record.message for record in caplog.records] == [
+        "fanout waits for an engine that is away: redis is away",
+        "fanout goes on",
+    ]
+
+
+async def test_while_an_engine_is_away_the_batch_waits_undone_and_the_gauge_says_so() -> None:
+    pushes = FakePushes()
+    pushes.failures = [Unavailable("redis is away")] * 10_000
+    worker = Running(FakeEvents([event(0, 1)]), FakeFollowers({1: [10]}), pushes)
+    gauge = metrics.PAUSED.labels("fanout")
+    await until(lambda: len(pushes.failures) <= 9_990)
+    assert gauge._value.get() == 1
+    assert worker.events.done_tokens == []
+    pushes.failures = []
+    await worker.until_done(1)
+    assert gauge._value.get() == 0
+    assert pushes.homes == {(10, event(0, 1).tweet_id): 1}
+
+
+async def test_followers_that_cannot_be_read_are_read_again() -> None:
+    followers = FakeFollowers({1: [10, 11]})
+    followers.failures = [Unavailable("cassandra is away")] * 3
+    worker = Running(FakeEvents([event(0, 1)]), followers, FakePushes())
+    await worker.until_done(1)
+    assert set(worker.pushes.homes) == {(10, event(0, 1).tweet_id), (11, event(0, 1).tweet_id)}
+
+
+async def test_an_entry_that_grows_late_while_redis_is_away_is_marked_when_it_arrives() -> None:
+    pushes = FakePushes()
+    pushes.failures = [Unavailable("redis is away")] * 10_000
+    worker = Running(FakeEvents([event(0, 1)]), FakeFollowers({1: [10]}), pushes)
+    await until(lambda: len(pushes.failures) < 10_000)
+    worker.now_ms += 60_000
+    pushes.failures = []
+    await worker.until_done(1)
+    assert [delivery.late for push in pushes.pushes for delivery in push] == [True]
+    assert [late for _, late in pushes.own] == [False]
+
+
+async def test_anything_else_that_is_raised_stops_the_worker_with_the_batch_undone() -> None:
+    pushes = FakePushes()
+    pushes.failures = [ZeroDivisionError("a bug")]
+    worker = Running(FakeEvents([event(0, 1)]), FakeFollowers({1: [10]}), pushes)
+    with pytest.raises(ExceptionGroup) as raised:
+        await worker.task
+    assert raised.group_contains(ZeroDivisionError)
+    assert worker.events.done_tokens == []
+
+
+async def test_no_more_batches_are_taken_than_may_be_under_way() -> None:
+    pushes = FakePushes()
+    pushes.may_go_on.clear()
+    events = FakeEvents(*[[event(number, 1)] for number in range(6)])
+    worker = Running(events, FakeFollowers({1: [10]}), pushes)
+    await settle()
+    assert events.taken == LIMITS.fanout_batches_in_flight
+    pushes.may_go_on.set()
+    await worker.until_done(6)
+    assert sorted(map(int, map(str, events.done_tokens))) == list(range(6))
+
+
+async def test_told_to_stop_it_takes_no_more_and_finishes_what_is_under_way() -> None:
+    pushes = FakePushes()
+    pushes.may_go_on.clear()
+    events = FakeEvents(*[[event(number, 1)] for number in range(6)])
+    worker = Running(events, FakeFollowers({1: [10]}), pushes)
+    await settle()
+    worker.stopping.set()
+    await settle()
+    pushes.may_go_on.set()
+    await worker.task
+    assert events.taken == 2
+    assert sorted(map(int, map(str, events.done_tokens))) == [0, 1]
+
+
+async def test_what_does_not_end_in_time_is_given_up_undone() -> None:
+    pushes = FakePushes()
+    pushes.may_go_on.clear()
+    worker = Running(FakeEvents([event(0, 1)]), FakeFollowers({1: [10]}), pushes)
+    await settle()
+    await worker.stop()
+    assert worker.events.done_tokens == []

@@ -1,0 +1,19 @@
+"""What the application holds for its handlers, each under a typed key."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from timeline.api.auth import Authenticator, Caller
+from timeline.assembly.people import People
+from timeline.assembly.service import Reading
+from timeline.domain.limits import Limits
+from timeline.writing.service import Writer
+
+WRITER = web.AppKey("writer", Writer)
+READING = web.AppKey("reading", Reading)
+PEOPLE = web.AppKey("people", People)
+LIMITS = web.AppKey("limits", Limits)
+AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator")
+DOCUMENT = web.AppKey("document", bytes)
+CALLER: web.RequestKey[Caller | None] = web.RequestKey("caller")

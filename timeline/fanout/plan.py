@@ -1,0 +1,69 @@
+"""Who is to get what: a batch of events and pages of followers, made into pushes of a bounded size. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from timeline.domain.entries import Entry, UserIds
+from timeline.domain.events import TweetCreated
+from timeline.domain.ids import UserId, time_ms
+from timeline.domain.limits import Limits
+from timeline.fanout.ports import Delivery, FollowerPage
+
+ByAuthor = Mapping[UserId, Sequence[Entry]]
+
+
+def by_author(events: Iterable[TweetCreated]) -> ByAuthor:
+    """The events' entries by author, in order, an event that came twice only once."""
+    entries: dict[UserId, dict[int, Entry]] = {}
+    for event in events:
+        entries.setdefault(event.author_id, {}).setdefault(event.tweet_id, event.entry)
+    return {author: list(each.values()) for author, each in entries.items()}
+
+
+def is_late(entry: Entry, now_ms: int, limits: Limits) -> bool:
+    """Whether a push that begins now may end more than W after the entry's time: readers must be told (DESIGN 5).
+
+    A push may take two timeouts, one for the command and one for its repetition on a new connection.
+    """
+    return now_ms - time_ms(entry.tweet_id) > limits.late_after_ms - 2 * limits.redis_timeout_ms
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Push:
+    """Entries with the followers who are to get them. When it starts decides what of it is late."""
+
+    parts: Sequence[tuple[Entry, UserIds]]
+
+    def deliveries(self, now_ms: int, limits: Limits) -> list[Delivery]:
+        return [Delivery(entry, followers, is_late(entry, now_ms, limits)) for entry, followers in self.parts]
+
+    @property
+    def appends(self) -> int:
+        return sum(len(followers) for _, followers in self.parts)
+
+
+class Gathering:
+    """Parts gathered until they are worth a push: at most `appends_max` appends, never fewer than one page's worth of one entry."""
+
+    def __init__(self, entries: ByAuthor, appends_max: int) -> None:
+        self._entries, self._appends_max = entries, appends_max
+        self._parts: list[tuple[Entry, UserIds]] = []
+        self._appends = 0
+
+    def add(self, page: FollowerPage) -> Iterator[Push]:
+        """Each entry of the page's author for each of its followers; yields what is full."""
+        if not len(page.followers):
+            return
+        for entry in self._entries.get(page.author_id, ()):
+            if self._parts and self._appends + len(page.followers) > self._appends_max:
+                yield from self.rest()
+            self._parts.append((entry, page.followers))
+            self._appends += len(page.followers)
+
+    def rest(self) -> Iterator[Push]:
+        """What is left, if anything."""
+        if self._parts:
+            yield Push(self._parts)
+            self._parts, self._appends = [], 0

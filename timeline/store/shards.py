@@ -1,0 +1,63 @@
+"""Follower shards: how many a user has, and when the next is opened."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from timeline.domain.errors import OutcomeUnknown
+from timeline.domain.ids import UserId
+from timeline.domain.limits import Limits
+from timeline.store.parallel import chunks, each
+from timeline.store.session import Cql, Kind, Session
+
+_GET = Cql("shards_get", "SELECT user_id, shards FROM follower_shards WHERE user_id IN ?")
+_OPEN_SECOND = Cql(
+    "shards_open_second", "INSERT INTO follower_shards (user_id, shards) VALUES (?, ?) IF NOT EXISTS", Kind.cas
+)
+_OPEN = Cql("shards_open", "UPDATE follower_shards SET shards = ? WHERE user_id = ? IF shards = ?", Kind.cas)
+_SIZE = Cql("shard_size", "SELECT COUNT(*) FROM followers WHERE user_id = ? AND shard = ?")
+
+
+class Shards:
+    """Shards are numbered from 0; a user without a row has one. New follows go to the last."""
+
+    def __init__(self, session: Session, limits: Limits, rng: random.Random | None = None) -> None:
+        self._session = session
+        self._per_query = limits.pull_authors_per_query
+        self._size = limits.follower_shard_size
+        # Counting 5,000 rows takes some 5 ms, so it is done once in about 60 follows: a shard overshoots by about that many
+        self._check_every = max(1, self._size // 80)
+        self._rng = rng or random.Random()
+
+    async def count(self, user_id: UserId) -> int:
+        return (await self.counts([user_id]))[user_id]
+
+    async def counts(self, user_ids: Sequence[UserId]) -> dict[UserId, int]:
+        """Of each, how many shards."""
+        found = dict.fromkeys(user_ids, 1)
+        parts = [(list(part),) for part in chunks(list(found), self._per_query)]
+        async for rows in each(parts, lambda part: self._session.rows(_GET, part)):
+            found.update(rows)
+        return found
+
+    async def newest(self, user_id: UserId) -> int:
+        """The shard for a new follower."""
+        return await self.count(user_id) - 1
+
+    async def size(self, user_id: UserId, shard: int) -> int:
+        row = await self._session.one(_SIZE, (user_id, shard))
+        return int(row[0]) if row else 0
+
+    async def maybe_open_next(self, user_id: UserId, shard: int) -> None:
+        """Now and then, after a follow into `shard`: if that is full and still the last, open the next one."""
+        if self._rng.randrange(self._check_every) or await self.size(user_id, shard) < self._size:
+            return
+        shards = shard + 1
+        try:
+            if shards == 1:
+                await self._session.compare_and_set(_OPEN_SECOND, (user_id, 2))
+            else:
+                await self._session.compare_and_set(_OPEN, (shards + 1, user_id, shards))
+        except OutcomeUnknown:
+            pass  # opened or not, the follow is stored; the next check opens it if it was not

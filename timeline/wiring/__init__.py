@@ -1,0 +1,74 @@
+"""The composition root: the only room that knows every other. Each process, and each job, is put together here."""
+
+from __future__ import annotations
+
+from timeline.api.app import make_app
+from timeline.api.auth import make_authenticator
+from timeline.api.serving import serving
+from timeline.cache import open_cache
+from timeline.eventlog.consumer import open_consumer
+from timeline.eventlog.publisher import open_publisher
+from timeline.eventlog.reach import open_reach
+from timeline.fanout import relay, worker
+from timeline.settings import Settings
+from timeline.store import open_store
+from timeline.wiring.process import run, running
+from timeline.wiring.rooms import Writing, make_signer, make_writer, open_reading, open_writing
+
+__all__ = ["Writing", "open_writing", "run_api", "run_fanout", "run_relay"]
+
+
+def run_api(settings: Settings) -> int:
+    """Serve the API to its end: the exit code. Raises SettingError."""
+    return run("api", settings, _api)
+
+
+def run_fanout(settings: Settings) -> int:
+    """Fan out to the end: the exit code. Raises SettingError."""
+    return run("fanout", settings, _fanout)
+
+
+def run_relay(settings: Settings) -> int:
+    """Relay to the end: the exit code. Raises SettingError."""
+    return run("relay", settings, _relay)
+
+
+async def _api(settings: Settings) -> None:
+    """Starts without Kafka: the outbox holds what is posted meanwhile."""
+    authenticator, signer = make_authenticator(settings), make_signer(settings)
+    async with running("api", settings, reads_from=("cassandra", "redis"), also=("kafka",)) as process:
+        store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
+        cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
+        await process.open("kafka", lambda: open_reach(settings, now=False), lambda reach: reach.ping)
+        events = await process.stack.enter_async_context(open_publisher(settings, store.outbox))
+        reading, people = await process.stack.enter_async_context(open_reading(settings, signer, store, cache))
+        app = make_app(
+            writer=make_writer(settings, store, cache, events),
+            reading=reading,
+            people=people,
+            authenticator=authenticator,
+            limits=settings.limits,
+        )
+        await process.stack.enter_async_context(
+            serving(app, name="PORT", host=settings.host, port=settings.port, limits=settings.limits)
+        )
+        await process.work({})
+
+
+async def _fanout(settings: Settings) -> None:
+    async with running("fanout", settings, needs=("cassandra", "redis", "kafka")) as process:
+        store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
+        cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
+        await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
+        events = await process.stack.enter_async_context(open_consumer(settings))
+        work = worker.run_fanout(events, store.followers, cache.lists, settings.limits, process.stopping)
+        await process.work({"fanout": work})
+
+
+async def _relay(settings: Settings) -> None:
+    async with running("relay", settings, needs=("cassandra", "kafka")) as process:
+        store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
+        await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
+        events = await process.stack.enter_async_context(open_publisher(settings, store.outbox))
+        work = relay.run_relay(store.outbox, store.tweets, events, settings.limits, process.stopping)
+        await process.work({"relay": work})

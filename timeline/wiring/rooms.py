@@ -1,0 +1,107 @@
+"""What stands on what: writing over store, cache and event log; reading over cache and store. Nowhere else do the rooms meet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from time import time_ns
+
+from timeline.assembly.hydrate import Hydrator
+from timeline.assembly.pages import Pages
+from timeline.assembly.people import People
+from timeline.assembly.present import Presenter
+from timeline.assembly.readers import Leased
+from timeline.assembly.service import Reading
+from timeline.cache import Cache, open_cache
+from timeline.domain.cursors import Signer, parse_keys
+from timeline.eventlog.publisher import Publisher, open_publisher
+from timeline.settings import SettingError, Settings
+from timeline.store import Store, open_store
+from timeline.writing.service import Writer
+
+
+def make_writer(settings: Settings, store: Store, cache: Cache, events: Publisher) -> Writer:
+    return Writer(
+        users=store.users,
+        graph=store.graph,
+        ids=store.ids,
+        tweets=store.tweets,
+        retweets=store.retweets,
+        idempotency=store.idempotency,
+        readers=cache.readers,
+        marks=cache.marks,
+        authors=cache.contents,
+        states=cache.contents,
+        lists=cache.lists,
+        events=events,
+        limits=settings.limits,
+    )
+
+
+@asynccontextmanager
+async def open_reading(
+    settings: Settings, signer: Signer, store: Store, cache: Cache
+) -> AsyncIterator[tuple[Reading, People]]:
+    """Leaving waits for fills of caches that are under way."""
+    limits = settings.limits
+    hydrator = Hydrator(
+        cache=cache.contents, tweets=store.tweets, users=store.users, limits=limits, media_url=settings.media_url
+    )
+    readers = Leased(cache.readers, store.graph.reader)
+    marks = Leased(cache.marks, store.marks.marks)
+    reading = Reading(
+        lists=cache.lists,
+        history=store.history,
+        hydrator=hydrator,
+        pages=Pages(hydrator=hydrator, retweets=store.retweets, limits=limits),
+        presenter=Presenter(hydrator=hydrator, marks=marks, store_marks=store.marks),
+        readers=readers,
+        signer=signer,
+        limits=limits,
+        clock_ms=_now_ms,
+    )
+    people = People(users=store.users, graph=store.graph, readers=readers, signer=signer, limits=limits)
+    try:
+        yield reading, people
+    finally:
+        await hydrator.close()
+
+
+def make_signer(settings: Settings) -> Signer:
+    """Raises SettingError."""
+    if settings.cursor_keys is None:
+        raise SettingError(
+            "TIMELINE_CURSOR_KEYS",
+            "there is no key to sign cursors with",
+            "Set number:secret with a secret of at least 16 bytes, the same for every api process.",
+        )
+    try:
+        return Signer(parse_keys(settings.cursor_keys.get_secret_value()))
+    except ValueError as error:
+        raise SettingError(
+            "TIMELINE_CURSOR_KEYS", str(error), "Set number:secret, or new and old ones with commas between."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What a one-shot job gets that writes as the API does, and in bulk."""
+
+    writer: Writer
+    store: Store
+    events: Publisher
+
+
+@asynccontextmanager
+async def open_writing(settings: Settings) -> AsyncIterator[Writing]:
+    """For jobs: everything that is needed to write. Raises Unavailable; leaving waits for events under way, within drain_seconds."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(settings))
+        cache = await stack.enter_async_context(open_cache(settings))
+        events = await stack.enter_async_context(open_publisher(settings, store.outbox))
+        yield Writing(make_writer(settings, store, cache, events), store, events)
+
+
+def _now_ms() -> int:
+    return time_ns() // 1_000_000
