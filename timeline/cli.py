@@ -23,7 +23,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "schema": ("timeline.store.command:schema", "Cassandra's tables: apply | status."),
     "topics": ("timeline.eventlog.command:topics", "Kafka's topics: apply | status."),
     "local": ("timeline.local.command:local", "Run everything on this machine, real engines included."),
-    "load": ("timeline.ops.command:load", "Load a graph of follows, and posts, through the write path."),
+    "load": ("timeline.wiring:load", "Load a graph of follows, and posts, through the write path."),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

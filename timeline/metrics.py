@@ -1,7 +1,8 @@
 """Every metric, in this one file: its name, its labels, and what to do when it looks wrong.
 
-No label ever holds a user, a tweet or a key: each has a handful of values. Rates, errors and durations come as one histogram a
-subject (its count is the rate), with `outcome` telling errors. Two lags, never mixed: consumer lag in messages, delivery lag in seconds.
+No label ever holds a user, a tweet or a key: each has a handful of values. Rates, errors and durations come as one
+histogram a subject (its count is the rate), with `outcome` telling errors. Two lags, never mixed: consumer lag in
+messages, delivery lag in seconds.
 Keep the child objects (`X.labels(...)`) where a call is hot: looking one up costs three times the increment.
 """
 
@@ -24,8 +25,8 @@ HTTP_SECONDS = Histogram(
 )
 ENGINE_CALL_SECONDS = Histogram(
     "timeline_engine_call_seconds",
-    "Calls to cassandra, redis, kafka by operation and outcome (ok, timeout, unavailable, refused, error). Errors: that engine is down "
-    "or overloaded; `timeline local status`, or your operator's console, says which node.",
+    "Calls to cassandra, redis, kafka by operation and outcome (ok, timeout, unavailable, refused, error). "
+    "Errors: that engine is down or overloaded; `timeline local status`, or your operator's console, says which node.",
     ["engine", "operation", "outcome"],
     buckets=_FAST,
 )

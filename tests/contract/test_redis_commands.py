@@ -27,6 +27,13 @@ class Commands(Protocol):
     async def transaction(self, key: bytes, commands: Sequence[Command]) -> list[Any]: ...
 
 
+def _spelled(command: Command) -> tuple[Any, ...]:
+    """As redis-py wants it: the command's name as text."""
+    name = command[0]
+    assert isinstance(name, bytes)
+    return (name.decode(), *command[1:])
+
+
 class RedisPy:
     """redis-py's cluster client behind the same calls."""
 
@@ -36,14 +43,14 @@ class RedisPy:
 
     async def execute(self, key: bytes, *command: bytes | int) -> Any:
         try:
-            return await self._client.execute_command(*command)
+            return await self._client.execute_command(*_spelled(command))
         except redis.exceptions.ResponseError as error:
             raise ReplyError(str(error)) from error
 
     async def execute_many(self, commands: Sequence[tuple[bytes, Command]]) -> list[Any]:
         pipeline = self._client.pipeline()
         for _, command in commands:
-            pipeline.execute_command(*command)
+            pipeline.execute_command(*_spelled(command))
         try:
             return await pipeline.execute()
         except redis.exceptions.ResponseError as error:
@@ -52,7 +59,7 @@ class RedisPy:
     async def transaction(self, key: bytes, commands: Sequence[Command]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=True)
         for command in commands:
-            pipeline.execute_command(*command)
+            pipeline.execute_command(*_spelled(command))
         try:
             return await pipeline.execute()
         except redis.exceptions.ResponseError as error:
@@ -77,14 +84,14 @@ def prefix() -> bytes:
 
 
 async def test_each_type_of_reply_arrives_as_it_is(commands: Commands, prefix: bytes) -> None:
-    key, items = prefix + b"a", prefix + b"l"
+    key, items, none = prefix + b"a", prefix + b"l", prefix + b"none"
     assert await commands.execute(key, b"GET", key) is None
     assert await commands.execute(key, b"SET", key, b"1") in (b"OK", True)
     assert await commands.execute(key, b"GET", key) == b"1"
     assert await commands.execute(key, b"INCRBY", key, 41) == 42
     assert await commands.execute(items, b"RPUSH", items, b"x", b"", b"z") == 3
     assert await commands.execute(items, b"LRANGE", items, 0, -1) == [b"x", b"", b"z"]
-    assert await commands.execute(items, b"LRANGE", prefix + b"none", 0, -1) == []
+    assert await commands.execute(none, b"LRANGE", none, 0, -1) == []
 
 
 async def test_replies_stand_in_the_order_of_their_commands_over_all_nodes(commands: Commands, prefix: bytes) -> None:
@@ -107,7 +114,7 @@ async def test_commands_to_one_key_happen_in_their_order(commands: Commands, pre
 async def test_a_refused_command_raises_and_leaves_the_connection_usable(commands: Commands, prefix: bytes) -> None:
     key = prefix + b"s"
     await commands.execute(key, b"SET", key, b"text")
-    with pytest.raises(ReplyError, match="not a list|WRONGTYPE|wrong kind"):
+    with pytest.raises(ReplyError, match=r"WRONGTYPE|wrong kind"):
         await commands.execute(key, b"LPUSH", key, b"x")
     assert await commands.execute(key, b"GET", key) == b"text"
 

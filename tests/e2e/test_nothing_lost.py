@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ from timeline.local import Control
 
 AUTHOR, FOLLOWERS = 1, (2, 3, 4)
 POSTS = 100
+ONE_CLOCK = json.dumps({"clock_skew_ms": 1})  # all on one machine: a list built after a follow is known to be
 
 
 def sign_up(stack: Stack, *users: int) -> None:
@@ -37,7 +39,7 @@ def test_tweets_posted_while_kafka_is_away_reach_every_follower_once_it_is_back(
     own_engines: Control, tmp_path: Path
 ) -> None:
     """100 posts without Kafka: each 201; with Kafka again: all in every follower's pushed list, each once."""
-    with running(own_engines.env, tmp_path, "api", "fanout", "relay") as stack:
+    with running(own_engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=ONE_CLOCK) as stack:
         sign_up(stack, AUTHOR, *FOLLOWERS)
         follow(stack, FOLLOWERS, AUTHOR)
         for user in FOLLOWERS:
@@ -61,7 +63,7 @@ def test_a_killed_api_loses_no_acknowledged_tweet_and_leaves_none_half_written(
     engines: Control, tmp_path: Path
 ) -> None:
     """SIGKILL in the middle of posting, three times; fan-out and relay finish what was acknowledged."""
-    with running(engines.env, tmp_path, "api", "fanout", "relay") as stack:
+    with running(engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=ONE_CLOCK) as stack:
         sign_up(stack, AUTHOR, *FOLLOWERS)
         follow(stack, FOLLOWERS, AUTHOR)
         for user in FOLLOWERS:

@@ -43,11 +43,12 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return errors.of_unavailable(error)
     except web.HTTPException as error:
         return errors.of_http(error)
-    except ConnectionError:
-        raise  # the caller has gone in the middle of a body: there is nobody to answer
     except web.RequestPayloadError:
         return errors.problem("bad-http", "The body is not what its headers say.")
-    except Exception as error:  # noqa: BLE001 - a bug must not take the process with it; it is logged, and counted as a 500
+    except Exception as error:  # noqa: BLE001 - logged as a bug, counted as a 500; it must not take the process with it
+        if isinstance(error, ConnectionError) and request.transport is None:
+            # the caller has gone in the middle of a body: nobody gets this, but raised it would be logged as a bug
+            return errors.problem("bad-http", "The body did not arrive.")
         return errors.of_bug(error)
 
 

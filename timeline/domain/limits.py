@@ -20,7 +20,9 @@ class Limits:
     body_read_seconds: int = 10  # whoever sends a body more slowly holds a connection for nothing
     header_bytes_max: int = 8_190  # a line or a field; a JWT with a large set of claims is 4 KB
     faults_max: int = 32  # bad members named in one answer: a body of 64 KiB could hold thousands
-    keepalive_seconds: int = 75  # above the 60 s of common load balancers, so that it is they who close idle connections
+    keepalive_seconds: int = (
+        75  # above the 60 s of common load balancers, so that it is they who close idle connections
+    )
     idempotency_key_characters_max: int = 64
     request_id_characters_max: int = 128  # a UUID is 36, a trace parent 55; it goes into every log line
     page_default: int = 20
@@ -68,6 +70,8 @@ class Limits:
     produces_in_flight: int = 10_000  # beyond, a tweet's event is left to the relay
     clears_in_flight: int = 16  # of outbox rows, beside the answers; they are not to crowd out the writes
     follower_shard_size: int = 5_000  # followers per partition: a page, and a slice of a large fan-out
+    load_rows_in_flight: int = 64  # of `timeline load`: twice what Cassandra is asked at once, so that it is never idle
+    load_retry_seconds: int = 120  # an engine that restarts is back in 30; one that is gone should be said
 
     # Fan-out
     fanout_batch_events: int = 500
@@ -81,12 +85,16 @@ class Limits:
     # Engines
     cassandra_timeout_ms: int = 2_000
     cassandra_connect_ms: int = 15_000  # a process that starts beside its Cassandra waits this long for it
-    cassandra_speculative_ms: int = 100  # a read that takes longer is asked of a second node too: far above p99 on a sound one
+    cassandra_speculative_ms: int = (
+        100  # a read that takes longer is asked of a second node too: far above p99 on a sound one
+    )
     cassandra_requests_in_flight: int = 32  # beyond 16 to 32 a process only the tail grows
     cassandra_requests_waiting_max: int = 4_000  # for one of those; beyond, a request is refused at once
     redis_timeout_ms: int = 1_000
     redis_commands_in_flight: int = 10_000  # per node; beyond, a command is refused at once
-    redis_bytes_in_flight: int = 64 * 1024 * 1024  # per node, of such commands; a large value must not multiply by 10,000
+    redis_bytes_in_flight: int = (
+        64 * 1024 * 1024
+    )  # per node, of such commands; a large value must not multiply by 10,000
     redis_redirects_max: int = 5  # MOVED and ASK followed for one command; a sound cluster needs one
     redis_backoff_max_ms: int = 1_000  # between tries to reach a node: one that is back is used within this
     redis_topology_seconds: int = 30  # the map of slots is asked again this often, even if nobody complained
@@ -100,7 +108,9 @@ class Limits:
     consumer_lag_seconds: int = 5  # how often the lag is asked for
     dead_letter_stack_bytes_max: int = 4_096  # the innermost frames tell the reason
     drain_seconds: int = 20  # of SIGTERM; Kubernetes kills after 30
-    startup_wait_seconds: int = 60  # for engines that start beside us: Cassandra is ready 7 s after its start, 30 on a busy machine
+    startup_wait_seconds: int = (
+        60  # for engines that start beside us: Cassandra is ready 7 s after its start, 30 on a busy machine
+    )
     readiness_check_ms: int = 900  # one check of one engine: below the second after which most probes give up
 
     def __post_init__(self) -> None:

@@ -51,6 +51,8 @@ def connection(settings: Settings, name: str) -> dict[str, Any]:
         "bootstrap.servers": ",".join(settings.kafka_bootstrap),
         "client.id": f"timeline-{name}",
         "logger": logging.getLogger(f"timeline.eventlog.{name}"),
+        # critical: it complains several times a second of a broker that is away, which our own words say once
+        "log_level": 2,
         # an engine that comes back must be found within seconds: the default ceiling is 10 s
         "reconnect.backoff.max.ms": 2_000,
         "socket.timeout.ms": 10_000,

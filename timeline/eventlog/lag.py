@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import Consumer as Client
+from confluent_kafka import KafkaException, TopicPartition
 
 from timeline import metrics
 from timeline.eventlog import client
@@ -15,18 +15,23 @@ from timeline.eventlog.ledger import Ledger, Partition
 from timeline.settings import Settings
 
 _CALL_SECONDS = 2.0
+_EARLIEST, _LATEST = -2, -1  # as timestamps, in the protocol's own ListOffsets
 _log = logging.getLogger(__name__)
 
 
 class LagWatch:
     """Sets CONSUMER_LAG_MESSAGES for the partitions that are ours, and takes away what is no longer.
 
-    Asks the broker, not the client: what a paused client knows of the end stands still.
+    Asks the broker: what a paused client knows of the end stands still. With a client of its own that joins nothing, and not with the
+    admin client: asked for offsets while its broker stops, that of librdkafka 2.16 aborts the process (an assertion in
+    rd_kafka_enq_once_del_source_return, its issues 3663 and 4605).
     """
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self._group, self._seconds, self._ledger = settings.kafka_group, settings.limits.consumer_lag_seconds, ledger
-        self._admin = AdminClient(client.connection(settings, "lag"))
+        self._seconds, self._ledger = settings.limits.consumer_lag_seconds, ledger
+        self._client = Client(
+            client.connection(settings, "lag") | {"group.id": settings.kafka_group, "enable.auto.commit": False}
+        )
         self._shown: set[Partition] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-lag", daemon=True)
@@ -38,7 +43,11 @@ class LagWatch:
         """Blocks until the thread has ended: at most three calls to a broker that does not answer."""
         self._stopping.set()
         self._thread.join()
+        self.close()
         self._show({})
+
+    def close(self) -> None:
+        self._client.close()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._seconds):
@@ -54,18 +63,19 @@ class LagWatch:
         ours = [TopicPartition(*each) for each in partitions]
         if not ours:
             return {}
-        [group] = self._admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group, ours)], request_timeout=_CALL_SECONDS
-        ).values()
-        committed = {_name(each): each.offset for each in group.result().topic_partitions}
-        ends = self._offsets(ours, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-        never = [each for each in ours if committed.get(_name(each), -1) < 0]
-        begins = self._offsets(never, OffsetSpec.earliest()) if never else {}  # type: ignore[no-untyped-call]
-        return {each: max(0, end - (begins[each] if each in begins else committed[each])) for each, end in ends.items()}
+        committed = {_name(each): each.offset for each in self._client.committed(ours, timeout=_CALL_SECONDS)}
+        ends = self._offsets(committed, _LATEST)
+        begins = self._offsets([each for each, offset in committed.items() if offset < 0], _EARLIEST)
+        return {
+            each: max(0, end - (begins[each] if each in begins else committed[each]))
+            for each, end in ends.items()
+            if each in begins or committed[each] >= 0
+        }
 
-    def _offsets(self, partitions: list[TopicPartition], spec: OffsetSpec) -> dict[Partition, int]:
-        asked = self._admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=_CALL_SECONDS)
-        return {_name(each): future.result().offset for each, future in asked.items()}
+    def _offsets(self, partitions: Iterable[Partition], which: int) -> dict[Partition, int]:
+        asked = [TopicPartition(*each, which) for each in partitions]
+        found = self._client.offsets_for_times(asked, timeout=_CALL_SECONDS) if asked else []
+        return {_name(each): each.offset for each in found if each.error is None}
 
     def _show(self, lags: dict[Partition, int]) -> None:
         for topic, number in self._shown - set(lags):

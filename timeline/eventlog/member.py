@@ -62,7 +62,7 @@ class Member:
         self._stopping = threading.Event()
         self._paused: set[Partition] = set()
         self._is_away = False
-        self._fatal: KafkaError | None = None
+        self._has_joined = False
         self._commit_due = 0.0
         self._thread = threading.Thread(target=self._run, name="kafka-consumer", daemon=True)
 
@@ -81,20 +81,23 @@ class Member:
             self._buffer.fail(error)
 
     def _live(self) -> None:
-        """Join, and join again while the broker still holds our name for the worker that we replace."""
+        """Join, and join again while the broker still holds our name for the worker that we replace.
+
+        By the protocol `consumer` a name that is held is fatal to the newcomer (to a member it is fatal when another has taken its
+        name), and which of the fatal errors it was the client does not tell.
+        """
         deadline = monotonic() + self._limits.kafka_rejoin_seconds
         while not self._stopping.is_set():
             try:
                 return self._consume()
             except KafkaException as error:
                 known = client.of(error)
-                if known.code() != KafkaError.UNRELEASED_INSTANCE_ID or monotonic() > deadline:
+                if self._has_joined or known.code() != KafkaError._FATAL or monotonic() > deadline:
                     raise client.translate(known) from error
-                _log.warning("the name of this worker is still held in its group, joining again: %s", known.str())
+                _log.warning("cannot join the group, asking again: %s", known.str())
             self._stopping.wait(_REJOIN_PAUSE_SECONDS)
 
     def _consume(self) -> None:
-        self._fatal = None
         consumer = Client(self._config)
         try:
             consumer.subscribe(
@@ -116,8 +119,6 @@ class Member:
         has_room = self._buffer.wait_room(room_wanted, 0 if self._paused else _FULL_SECONDS)
         self._pause(consumer, self._ledger.partitions if not has_room else set())
         first = consumer.poll(_POLL_SECONDS)
-        if self._fatal is not None:
-            raise KafkaException(self._fatal)
         if first is None:
             return []
         messages = [first]
@@ -141,8 +142,9 @@ class Member:
         if error is None:
             self._say_back()
             return True
-        if error.code() != KafkaError._FATAL:  # told to _on_error with its real code, before or after
-            self._say_away(error)
+        if error.code() == KafkaError._FATAL:
+            raise KafkaException(error)
+        self._say_away(error)
         return False
 
     def _commit_if_due(self, consumer: Client) -> None:
@@ -175,6 +177,7 @@ class Member:
 
     def _on_assign(self, _consumer: Client, partitions: Sequence[TopicPartition]) -> None:
         names = _names(partitions)
+        self._has_joined = True
         self._ledger.open(names)
         _log.info("assigned: %s", _numbers(names))
 
@@ -200,9 +203,7 @@ class Member:
         self._paused -= names
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._fatal = error
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._say_away(error)
         else:
             _log.debug("kafka consumer: %s", error.str())

@@ -102,8 +102,6 @@ class Fanout:
     async def _push(self, push: Push) -> None:
         async def once() -> None:
             # what is late is decided anew each time: it grows late while Redis is away
-            delivered = await self._pushes.push(push.deliveries(self._clock_ms(), self._limits))
-            metrics.PUSHES.inc(push.appends)
-            metrics.DELIVERIES.inc(delivered)
+            await self._pushes.push(push.deliveries(self._clock_ms(), self._limits))
 
         await self._patience.until_available(once)

@@ -57,7 +57,8 @@ def run_everything(
             _step(fleet, name, arguments, env, say)
         _start_services(fleet, places, env, say)
         if world == "demo":
-            _step(fleet, "load", ("load", "--demo"), env, say, LOAD_SECONDS)
+            journal = str(fleet.folder / "demo.load")  # gone with the data that it is about
+            _step(fleet, "load", ("load", "--demo", "--journal", journal), env, say, LOAD_SECONDS)
         say(_what_next(fleet, places))
         watch(fleet, lambda name: _raise(fleet.obituary(name)))
 

@@ -1,8 +1,10 @@
 """Who follows whom. The truth is `followees`, one row a pair, changed by compare-and-set; `followers` is its mirror, written with the
 decision's version as timestamp, so that the last decision wins there too, in whatever order mirrors arrive.
 
-A version is always above the row's last one, whatever the servers' clocks say. A process that dies between decision and mirror
-leaves the mirror wrong until the call is repeated: every call writes the mirror of the decision that stands.
+A version is always above the row's last one, whatever the servers' clocks say. The mirror may hold more than the truth, never less: a
+follow writes it before it decides (just above the last decision, so that any later one removes it) and again after; an unfollow
+removes it after. What is pushed too much is filtered by the reader; what is pushed too little would be a hole. A process that dies in
+between leaves at most a follower too many, until the call is repeated.
 """
 
 from __future__ import annotations
@@ -106,6 +108,8 @@ class Graph:
                 wanted = Follow(stands.shard, at_us // 1000, max(at_us, stands.version + 1), True)
                 statement = _AGAIN
                 values = (wanted.since_ms, wanted.version, follower, followee, stands.version)
+            before = 1 if stands is None else stands.version + 1
+            await self._session.run(_MIRROR, (followee, wanted.shard, follower, before))
             stands = await self._decide(statement, values, follower, followee, wanted)
             changed = stands == wanted
         else:

@@ -80,9 +80,8 @@ class StoreHistory:
         calendar = await self._calendar(np.unique(authors).tolist(), bucket(below - 1))
         found: list[Entries] = []
         entries, floor = 0, _floor(calendar, None)
+        # Whose list was cut off has as many buckets listed as are looked at here, so none of these lies below the horizon
         for at in sorted(calendar.authors, reverse=True)[:BUCKETS_PER_CALL_MAX]:
-            if at < calendar.horizon:
-                break  # somebody may have a bucket above this one that is not listed
             part, line = await self._bucket(calendar.authors[at], at, below, per_author)
             found.append(part)
             entries += len(part)

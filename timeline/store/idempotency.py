@@ -32,11 +32,12 @@ class IdempotencyKeys:
         """By compare-and-set: `mine` if the key was free, else what was there. An unknown outcome is settled by a serial read."""
         values = (user_id, key, mine.tweet_id, mine.version, mine.body_hash, self._seconds)
         for _ in range(_TRIES_MAX):
-            stands = partial(self._get, user_id, key)
+            stands = partial(self.find, user_id, key)
             if reservation := await settle(self._session, _RESERVE, values, mine, stands):
                 return reservation
         raise OutcomeUnknown("an idempotency key neither could be reserved nor is there")
 
-    async def _get(self, user_id: UserId, key: str) -> Reservation | None:
+    async def find(self, user_id: UserId, key: str) -> Reservation | None:
+        """What stands under the key, if anything; nothing is written."""
         row = await self._session.one(_GET, (user_id, key), serial=True)
         return Reservation(TweetId(row[0]), row[1], row[2]) if row else None

@@ -122,7 +122,7 @@ class LeasedIds:
                 if self._lease is None or self._snowflakes is None:
                     self._lease = await self._acquire()
                     self._snowflakes = Snowflakes(self._lease.worker, self._clock_ms)
-                    if self._renewing is None:
+                    if self._renewing is None or self._renewing.done():  # a bug may have ended it
                         self._renewing = asyncio.create_task(self._renew_forever(), name="renew-worker-lease")
         return self._lease, self._snowflakes
 

@@ -106,6 +106,8 @@ def new_cluster(settings: Settings, limits: Limits) -> Cluster:
         return ExecutionProfile(**(common | other))
 
     speculative = ConstantSpeculativeExecutionPolicy(limits.cassandra_speculative_ms / 1000, 1)
+    # a write takes longer on a sound node too, and a second one costs more
+    patient = ConstantSpeculativeExecutionPolicy(4 * limits.cassandra_speculative_ms / 1000, 1)
     return Cluster(
         contact_points=[address(server) for server in settings.cassandra_hosts],
         connection_class=LibevConnection,
@@ -115,7 +117,7 @@ def new_cluster(settings: Settings, limits: Limits) -> Cluster:
         execution_profiles={
             "default": profile(),
             Kind.read: profile(speculative_execution_policy=speculative),
-            Kind.write: profile(),
+            Kind.write: profile(speculative_execution_policy=patient),
             Kind.cas: profile(retry_policy=FallthroughRetryPolicy()),
             Kind.serial: profile(consistency_level=ConsistencyLevel.LOCAL_SERIAL),
         },
@@ -212,7 +214,7 @@ class Session:
         prepared = {}
         for cql in statements:
             statement = self._session.prepare(_qualified(cql.text, self._keyspace))
-            statement.is_idempotent = cql.kind in (Kind.read, Kind.serial)
+            statement.is_idempotent = cql.kind is not Kind.cas
             statement.fetch_size = PAGE_ROWS
             prepared[cql] = statement
         return prepared
@@ -261,9 +263,15 @@ class Session:
     async def batch(self, name: str, parts: Iterable[tuple[Cql, Params]], *, logged: bool = True) -> None:
         """Writes together. Logged: all or nothing, though not at one moment. Unlogged: for rows of one partition."""
         batch = BatchStatement(BatchType.LOGGED if logged else BatchType.UNLOGGED)
+        batch.is_idempotent = True
         for cql, params in parts:
             batch.add(self._prepared[cql], params)
         await self._send(name, Kind.write, batch, None, None, ProtocolHandler)
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes the cluster has, those that are down included."""
+        return len(self.cluster.metadata.all_hosts())
 
     async def ping(self) -> None:
         """Raises Unavailable unless some node answers."""

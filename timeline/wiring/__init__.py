@@ -10,12 +10,15 @@ from timeline.eventlog.consumer import open_consumer
 from timeline.eventlog.publisher import open_publisher
 from timeline.eventlog.reach import open_reach
 from timeline.fanout import relay, worker
+from timeline.ops.command import make_load_command
 from timeline.settings import Settings
 from timeline.store import open_store
 from timeline.wiring.process import run, running
-from timeline.wiring.rooms import Writing, make_signer, make_writer, open_reading, open_writing
+from timeline.wiring.rooms import make_signer, make_writer, open_doors, open_reading
 
-__all__ = ["Writing", "open_writing", "run_api", "run_fanout", "run_relay"]
+__all__ = ["load", "run_api", "run_fanout", "run_relay"]
+
+load = make_load_command(open_doors)
 
 
 def run_api(settings: Settings) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from time import time_ns
 
 from timeline.assembly.hydrate import Hydrator
@@ -16,6 +15,7 @@ from timeline.assembly.service import Reading
 from timeline.cache import Cache, open_cache
 from timeline.domain.cursors import Signer, parse_keys
 from timeline.eventlog.publisher import Publisher, open_publisher
+from timeline.ops.ports import Doors
 from timeline.settings import SettingError, Settings
 from timeline.store import Store, open_store
 from timeline.writing.service import Writer
@@ -84,23 +84,14 @@ def make_signer(settings: Settings) -> Signer:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Writing:
-    """What a one-shot job gets that writes as the API does, and in bulk."""
-
-    writer: Writer
-    store: Store
-    events: Publisher
-
-
 @asynccontextmanager
-async def open_writing(settings: Settings) -> AsyncIterator[Writing]:
-    """For jobs: everything that is needed to write. Raises Unavailable; leaving waits for events under way, within drain_seconds."""
+async def open_doors(settings: Settings) -> AsyncIterator[Doors]:
+    """What a load goes through. Raises Unavailable. Leaving waits for events under way, within drain_seconds."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(settings))
         cache = await stack.enter_async_context(open_cache(settings))
         events = await stack.enter_async_context(open_publisher(settings, store.outbox))
-        yield Writing(make_writer(settings, store, cache, events), store, events)
+        yield Doors(store.bulk, make_writer(settings, store, cache, events), store.tweets)
 
 
 def _now_ms() -> int:

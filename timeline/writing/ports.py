@@ -53,6 +53,9 @@ class Reservation:
 
 
 class IdempotencyStore(Protocol):
+    async def find(self, user_id: UserId, key: str) -> Reservation | None:
+        """What stands under the key, if anything; nothing is written."""
+
     async def reserve(self, user_id: UserId, key: str, mine: Reservation) -> Reservation:
         """By compare-and-set: `mine` if the key was free, else what was there. Kept idempotency_key_seconds."""
 

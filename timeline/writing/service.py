@@ -105,8 +105,8 @@ class Graph:
             log.info("reader_not_marked", extra={"then": "what is answered depends on _forget"})
 
     async def _forget(self, me: UserId) -> None:
-        """After the store was written: the next read asks it. Raises Stored when that cannot be promised; a mark alone promises nothing,
-        since another change of the same reader may have removed it."""
+        """After the store was written: the next read asks it. Raises Stored when that cannot be promised; a mark alone
+        promises nothing, since another change of the same reader may have removed it."""
         try:
             await self._readers.drop(me)
         except Unavailable as error:
@@ -145,18 +145,26 @@ class Writer(Graph):
         draft = checked(draft, self._limits)
         await self._known(me)
         mine = Reservation(await self._ids.mint(), self._ids.now_us(), draft.fingerprint())
-        if idempotency_key is not None:
-            held = await self._idempotency.reserve(me, idempotency_key, mine)
-            if held.body_hash != mine.body_hash:
-                raise BadRequest("idempotency-conflict", "This Idempotency-Key was used for another tweet.")
-            if held.tweet_id != mine.tweet_id:
-                mine = held
-                before = await self._tweets.get_many([TweetKey(me, held.tweet_id)])
-                if held.tweet_id in before:
-                    return before[held.tweet_id]
-        tweet = await self._compose(me, draft, mine)
+        held = None if idempotency_key is None else await self._idempotency.find(me, idempotency_key)
+        if held is None:
+            # composed before the key is reserved: what is refused leaves nothing behind
+            tweet = await self._compose(me, draft, mine)
+            if idempotency_key is not None:
+                held = await self._idempotency.reserve(me, idempotency_key, mine)
+        if held is not None and held != mine:
+            first = await self._posted_under(me, held, mine.body_hash)
+            if first is not None:
+                return first
+            tweet = await self._compose(me, draft, held)
         await self._publish(tweet)
         return tweet
+
+    async def _posted_under(self, me: UserId, held: Reservation, body_hash: bytes) -> Tweet | None:
+        """The first tweet of a key that was used before; None if its request died before it was stored, or is still at it: then the
+        same batch is written again, which changes nothing."""
+        if held.body_hash != body_hash:
+            raise BadRequest("idempotency-conflict", "This Idempotency-Key was used for another tweet.")
+        return (await self._tweets.get_many([TweetKey(me, held.tweet_id)])).get(held.tweet_id)
 
     async def delete(self, me: UserId, tweet_id: TweetId) -> None:
         """Gone from the next read of anyone; a retweet is undone. Raises BadRequest: tweet-not-found, not-yours; Stored."""
@@ -237,21 +245,19 @@ class Writer(Graph):
                 f"It is deleted, and gone from every page within {self._limits.state_seconds} s; repeating it is harmless."
             ) from error
 
-    async def _find(self, tweet_id: TweetId) -> Tweet:
+    async def _find(self, tweet_id: TweetId, pointer: str = "") -> Tweet:
         """The row of a bare id, deleted or not. Raises BadRequest("tweet-not-found")."""
         authors = await self._tweets.authors_of([tweet_id])
-        if tweet_id not in authors:
-            raise _no_tweet(tweet_id)
-        rows = await self._tweets.get_many([TweetKey(authors[tweet_id], tweet_id)])
+        rows = await self._tweets.get_many([TweetKey(author, tweet_id) for author in authors.values()])
         if tweet_id not in rows:
-            raise _no_tweet(tweet_id)
+            raise _no_tweet(tweet_id, pointer)
         return rows[tweet_id]
 
     async def _source(self, me: UserId, tweet_id: TweetId, pointer: str = "") -> Tweet:
         """The tweet that an id means (of a retweet, the retweeted one), if `me` may see it. Raises BadRequest("tweet-not-found")."""
-        tweet = await self._find(tweet_id)
+        tweet = await self._find(tweet_id, pointer)
         if tweet.retweet_of is not None and not tweet.deleted:
-            tweet = await self._find(tweet.retweet_of)
+            tweet = await self._find(tweet.retweet_of, pointer)
         if tweet.deleted or not await self._may_see(me, tweet):
             raise _no_tweet(tweet_id, pointer)
         return tweet

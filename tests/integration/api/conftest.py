@@ -35,7 +35,6 @@ def env(engines: Control) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", "/"),
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         **engines.env,
         "TIMELINE_HOST": "127.0.0.1",
         "TIMELINE_ADMIN_HOST": "127.0.0.1",
@@ -62,22 +61,36 @@ def settings(env: dict[str, str]) -> Settings:
 
 
 @pytest.fixture(scope="package")
-def prepared(env: dict[str, str], settings: Settings) -> Iterator[DriverSession]:
-    """Tables and topics, taken away at the end; yields the bare driver."""
-    run("schema", "apply", env=env)
-    run("topics", "apply", env=env)
+def driver(settings: Settings) -> Iterator[DriverSession]:
+    """The bare driver; the keyspace goes at the end."""
     servers = [address(server) for server in settings.cassandra_hosts]
     cluster = Cluster(servers, protocol_version=5, connection_class=LibevConnection)
-    session = cluster.connect(settings.cassandra_keyspace)
+    session = cluster.connect()
     session.default_timeout = 60
     try:
         yield session
     finally:
-        session.execute(f"DROP KEYSPACE {settings.cassandra_keyspace}")
+        session.execute(f"DROP KEYSPACE IF EXISTS {settings.cassandra_keyspace}")
         cluster.shutdown()
-        admin = AdminClient(connection(settings, "tests"))
-        for done in admin.delete_topics(list(wanted(settings))).values():
-            done.result(30)
+
+
+@pytest.fixture(scope="package")
+def topics(settings: Settings) -> Iterator[None]:
+    """The topics go at the end."""
+    yield
+    admin = AdminClient(connection(settings, "tests"))
+    made = [topic for topic in wanted(settings) if topic in admin.list_topics(timeout=10).topics]
+    for done in admin.delete_topics(made).values() if made else ():
+        done.result(30)
+
+
+@pytest.fixture(scope="package")
+def prepared(env: dict[str, str], settings: Settings, driver: DriverSession, topics: None) -> DriverSession:
+    """Tables and topics are there; the bare driver, in the keyspace."""
+    run("schema", "apply", env=env)
+    run("topics", "apply", env=env)
+    driver.set_keyspace(settings.cassandra_keyspace)
+    return driver
 
 
 @pytest.fixture(scope="package")

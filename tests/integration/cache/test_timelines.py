@@ -285,6 +285,14 @@ async def test_a_list_a_quarter_over_is_cut_and_says_so_exactly(opened: OpenCach
     assert TRIMS._value.get() - trims == 1
 
 
+async def test_the_floor_is_above_the_newest_that_was_cut_whenever_it_arrived(opened: OpenCache) -> None:
+    cache = await opened(timeline_entries_max=4, timeline_slack=2)
+    await build(cache, 10)
+    await push(cache, *[entry(at) for at in (50, 20, 30, 60, 70, 80)])
+    view = await seen(cache)
+    assert (times(view), view.header.floor) == ([30, 60, 70, 80], entry(50).tweet_id + 1)
+
+
 async def test_the_floor_never_sinks(opened: OpenCache) -> None:
     cache = await opened(timeline_entries_max=2, timeline_slack=1)
     floor = int(entry(1000).tweet_id)

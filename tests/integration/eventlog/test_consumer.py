@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from textwrap import dedent
+from typing import Any
 
 import orjson
 import pytest
@@ -44,9 +47,11 @@ def _fields(settings: Settings) -> dict[str, int]:
 def lag(settings: Settings) -> int:
     """Messages that the group has not committed. Blocks."""
     topic = name(settings, Topic.tweet_created)
-    return sum(
-        LagWatch(settings, Ledger()).ask((topic, number) for number in range(settings.kafka_partitions)).values()
-    )
+    watch = LagWatch(settings, Ledger())
+    try:
+        return sum(watch.ask((topic, number) for number in range(settings.kafka_partitions)).values())
+    finally:
+        watch.close()
 
 
 def tweets(number: int, first: int = 0) -> list[object]:
@@ -76,8 +81,7 @@ async def test_a_later_batch_that_is_done_first_commits_nothing_ahead_of_an_earl
         await events.done(batches[0])
         for batch in batches[2:]:
             await events.done(batch)
-        await asyncio.sleep(0.3)
-        assert lag(settings) == 15
+        await until(lambda: lag(settings) == 15)
     async with open_consumer(settings) as events:
         assert await take(events, 15) == told[5:]
 
@@ -141,60 +145,75 @@ async def test_two_workers_share_and_hand_over_without_loss(settings: Settings, 
     assert max(seen.values()) <= 2, "only what was under way when partitions moved may come twice"
 
 
-async def _taken_over(settings: Settings, first: Consumer) -> tuple[Batch, set[int], asyncio.Task[None]]:
-    """`first` has a batch of everything under way; another worker joins, and what it gets is collected."""
-    batch = await first.batch()
+async def hold(events: Consumer, number: int) -> list[Batch]:
+    """Batches under way that hold so many events."""
+    batches: list[Batch] = []
+    async with asyncio.timeout(30):
+        while sum(len(batch.events) for batch in batches) < number:
+            batches.append(await events.batch())
+    return batches
+
+
+@asynccontextmanager
+async def another_worker(settings: Settings) -> AsyncIterator[set[int]]:
+    """Joins the group; the set grows with the events that it gets, each done."""
     got: set[int] = set()
 
-    async def join() -> None:
-        async with open_consumer(settings) as second:
+    async def work() -> None:
+        async with open_consumer(settings) as events:
             while True:
-                other = await second.batch()
-                got.update(event.tweet_id for event in other.events)
-                await second.done(other)
+                batch = await events.batch()
+                await events.done(batch)
+                got.update(event.tweet_id for event in batch.events)
 
-    return batch, got, asyncio.create_task(join())
+    task = asyncio.create_task(work())
+    try:
+        yield got
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_a_batch_under_way_is_waited_for_before_its_partition_goes(
-    settings: Settings, producer: Producer
+    settings: Settings, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = shrink(settings, kafka_revoke_wait_ms=20_000)
     told = set(await tell(producer, settings, tweets(30)))
     async with open_consumer(settings) as first:
-        await asyncio.sleep(1)  # all of it is buffered, so one batch has it all
-        batch, got, other = await _taken_over(settings, first)
-        assert {event.tweet_id for event in batch.events} == told
-        await asyncio.sleep(2)
-        await first.done(batch)
-        more = set(await tell(producer, settings, tweets(70, first=1000)))
-        keep: set[int] = set()
-        async with asyncio.timeout(30):
-            while not (keep | got) >= more:
-                try:
-                    async with asyncio.timeout(0.3):
-                        mine = await first.batch()
-                except TimeoutError:
-                    continue
-                keep.update(event.tweet_id for event in mine.events)
-                await first.done(mine)
-        assert got, "the other worker had a share"
-        assert not got & told, "it was committed before the partition went away"
-        other.cancel()
-        await asyncio.wait([other])
+        batches = await hold(first, 30)
+        waiting = threading.Event()
+        wait_idle = first._ledger.wait_idle
+
+        def spied(*arguments: Any) -> bool:
+            waiting.set()
+            return wait_idle(*arguments)
+
+        monkeypatch.setattr(first._ledger, "wait_idle", spied)
+        async with another_worker(settings) as got:
+            await until(waiting.is_set)
+            assert not got
+            for batch in batches:
+                await first.done(batch)
+            number = 1000
+            async with asyncio.timeout(30):
+                while not got:
+                    await tell(producer, settings, tweets(20, first=number))
+                    number += 20
+                    await asyncio.sleep(0.05)
+            assert not got & told, "it was committed before the partition went away"
 
 
 async def test_a_batch_that_does_not_end_goes_to_who_gets_its_partition(settings: Settings, producer: Producer) -> None:
     settings = shrink(settings, kafka_revoke_wait_ms=200)
     told = set(await tell(producer, settings, tweets(30)))
     async with open_consumer(settings) as first:
-        await asyncio.sleep(1)
-        batch, got, other = await _taken_over(settings, first)
-        await until(lambda: bool(got))
-        await first.done(batch)  # too late: for the partitions that went it says nothing
-        assert got <= told
-        other.cancel()
-        await asyncio.wait([other])
-    assert lag(settings) == 0
+        batches = await hold(first, 30)
+        async with another_worker(settings) as got:
+            await until(lambda: bool(got))
+            for batch in batches:
+                await first.done(batch)  # too late: of the partitions that went it says nothing
+            await until(lambda: lag(settings) == 0)
+            assert got < told
 
 
 async def test_poison_goes_to_its_dead_letter_topic_whole_and_its_offset_passes(

@@ -21,7 +21,7 @@ async def walked(store: Store, authors: list[UserId], **limits: int) -> tuple[di
     """Followers by author, sorted, and the sizes of the pages."""
     found: dict[int, list[int]] = {author: [] for author in authors}
     sizes = []
-    async for page in Followers(store.session, Limits(**limits)).pages(authors):  # type: ignore[arg-type]
+    async for page in Followers(store.session, Limits(**limits)).pages(authors):
         assert page.followers.dtype == np.int64
         found[page.author_id] += page.followers.tolist()
         sizes.append(len(page.followers))

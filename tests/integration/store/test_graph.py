@@ -49,7 +49,7 @@ async def _prepared(store: Store) -> None:
 @asynccontextmanager
 async def small(settings: Settings, **limits: int) -> AsyncIterator[Store]:
     """A store on the same keyspace with smaller limits."""
-    changed = settings.model_copy(update={"limits": Limits(**limits)})  # type: ignore[arg-type]
+    changed = settings.model_copy(update={"limits": Limits(**limits)})
     async with open_store(changed) as opened:
         await opened.session.prepare(STATEMENTS)
         yield opened
@@ -90,25 +90,50 @@ async def test_the_last_decision_holds_whatever_the_clocks_say(store: Store, use
     assert await version_of(store, one, two) == AT + 2
 
 
-async def test_a_repeated_call_mends_the_mirror_that_a_crash_left_wrong(store: Store, users: Iterator[UserId]) -> None:
-    one, two = next(users), next(users)
-    broken = Graph(store.session, Limits())
-
-    async def dies(*_: object) -> None:
-        raise ConnectionError("killed between decision and mirror")
+def dying(store: Store, method: str, *, after: int) -> Graph:
+    """A graph whose process is killed when it calls `method` of its session once more than `after` times."""
+    calls = 0
 
     class Dying:
         def __getattr__(self, name: str) -> object:
-            return dies if name == "run" else getattr(store.session, name)
+            return counted if name == method else getattr(store.session, name)
 
-    broken._session = Dying()  # type: ignore[assignment]
+    async def counted(*args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise ConnectionError("killed")
+        return await getattr(store.session, method)(*args)
+
+    graph = Graph(store.session, Limits())
+    graph._session = Dying()  # type: ignore[assignment]
+    return graph
+
+
+async def test_a_follow_that_dies_half_way_leaves_a_follower_too_many_and_never_one_too_few(
+    store: Store, users: Iterator[UserId]
+) -> None:
+    """Fan-out must know every follower of the truth; whom it knows too much is filtered by the reader."""
+    one, two, three = next(users), next(users), next(users)
     with pytest.raises(ConnectionError):
-        await broken.follow(one, two, AT)
+        await dying(store, "compare_and_set", after=0).follow(one, two, AT)
+    assert (await store.graph.follows(one, two), await mirrored(store, two)) == (False, {one})
+    with pytest.raises(ConnectionError):
+        await dying(store, "run", after=1).follow(three, two, AT)
+    assert (await store.graph.follows(three, two), await mirrored(store, two)) == (True, {one, three})
+    assert await store.graph.follow(one, two, AT + 1)
+    assert await store.graph.unfollow(one, two, AT + 2)
+    assert await store.graph.unfollow(three, two, AT + 2)
     assert await mirrored(store, two) == set()
-    assert not await store.graph.follow(one, two, AT + 1)
-    assert await mirrored(store, two) == {one}
+
+
+async def test_a_repeated_unfollow_mends_the_mirror_that_a_crash_left_wrong(
+    store: Store, users: Iterator[UserId]
+) -> None:
+    one, two = next(users), next(users)
+    await store.graph.follow(one, two, AT)
     with pytest.raises(ConnectionError):
-        await broken.unfollow(one, two, AT + 2)
+        await dying(store, "run", after=0).unfollow(one, two, AT + 2)
     assert await mirrored(store, two) == {one}
     assert not await store.graph.unfollow(one, two, AT + 3)
     assert await mirrored(store, two) == set()
@@ -258,7 +283,8 @@ async def test_followees_are_listed_by_id(store: Store, users: Iterator[UserId])
     for other in others[3:7]:
         await store.graph.unfollow(me, other, AT + 1)
     for limit in (1, 2, 3, 5, 6, 7):
-        walked, after = [], -1
+        walked: list[UserId] = []
+        after: int | None = -1
         while after is not None:
             page, after = await store.graph.followees_page(me, after, limit)
             assert len(page) <= limit

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from tests.integration.store.conftest import tweet
+from timeline.domain.errors import OutcomeUnknown
 from timeline.domain.ids import TweetId, UserId, bucket, first_id_at, time_ms
 from timeline.domain.model import Counts, Tweet, TweetKey, Visibility
 from timeline.store import Store
 from timeline.store.outbox import decode, encode, insert_of, place_of
-from timeline.store.session import Cql, Kind
+from timeline.store.session import Cql, Kind, Params
+from timeline.store.tweets import Tweets
 
 NOW = 1_790_000_000_000
 _ROWS = Cql("t", "SELECT user_id FROM tweets WHERE user_id = ? AND bucket = ?")
@@ -191,6 +193,53 @@ async def test_the_relays_progress_never_goes_back(store: Store) -> None:
     for swept in (NOW, NOW - 5, NOW + 5):
         await store.outbox.save_relay_progress(swept)
     assert await store.outbox.relay_progress() == NOW + 5
+
+
+class NoBatchLog:
+    """A session of a cluster whose batch log waits for a dead node. Writes are noted, and may end after some."""
+
+    def __init__(self, store: Store, nodes: int, dies_after: int = 100) -> None:
+        self._session, self.nodes, self._left = store.session, nodes, dies_after
+        self.written: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    async def batch(self, *_: object, **__: object) -> None:
+        raise OutcomeUnknown("timed out")
+
+    async def run(self, cql: Cql, params: Params) -> None:
+        if len(self.written) == self._left:
+            raise OutcomeUnknown("killed")
+        await self._session.run(cql, params)
+        self.written.append(cql.name)
+
+
+async def test_a_tweet_is_written_by_way_of_the_outbox_when_the_batch_log_is_stuck(
+    store: Store, users: Iterator[UserId]
+) -> None:
+    item = whole(next(users), 20)
+    stuck = NoBatchLog(store, nodes=3)
+    await Tweets(stuck, store.outbox._limits).add(item)  # type: ignore[arg-type]
+    assert stuck.written[0] == "outbox_insert"
+    assert len(stuck.written) == 5
+    assert await store.tweets.get_many([key_of(item)]) == {item.id: item}
+    assert await store.tweets.authors_of([item.id]) == {item.id: item.author_id}
+    assert await pending(store, item) == [item]
+
+
+async def test_what_such_a_write_left_half_done_the_outbox_holds_whole(store: Store, users: Iterator[UserId]) -> None:
+    item = whole(next(users), 21)
+    with pytest.raises(OutcomeUnknown):
+        await Tweets(NoBatchLog(store, 3, dies_after=1), store.outbox._limits).add(item)  # type: ignore[arg-type]
+    assert await pending(store, item) == [item]
+    await store.tweets.rewrite((await pending(store, item))[0])
+    assert await store.tweets.get_many([key_of(item)]) == {item.id: item}
+
+
+async def test_on_one_node_an_unknown_outcome_stays_one(store: Store, users: Iterator[UserId]) -> None:
+    with pytest.raises(OutcomeUnknown):
+        await Tweets(NoBatchLog(store, 1), store.outbox._limits).add(whole(next(users), 22))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("item", [whole(1, 1), tweet(2, NOW)])

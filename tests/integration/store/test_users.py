@@ -130,11 +130,10 @@ async def test_a_slow_process_does_not_get_a_handle_that_was_taken_over(store: S
             return getattr(store.session, name)
 
         async def compare_and_set(self, cql: Cql, params: Params) -> bool:
-            applied = await store.session.compare_and_set(cql, params)
-            if cql.name == "claim":
+            if cql.name == "user_make":  # the claim is made and seen to be
                 claimed.set()
                 await go.wait()
-            return applied
+            return await store.session.compare_and_set(cql, params)
 
     late = asyncio.create_task(Users(Slow(), Limits()).put(made(slow, handle)))  # type: ignore[arg-type]
     await claimed.wait()

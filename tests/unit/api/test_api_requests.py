@@ -247,6 +247,11 @@ async def test_a_body_of_the_largest_size_is_read(http: ClientSession) -> None:
     assert answer.status == 201
 
 
+async def test_a_large_body_is_refused_also_where_none_is_taken(http: ClientSession, calls: Calls) -> None:
+    await problem(await http.post("/api/follow/7", headers=ME, data=b" " * 70_000), "body-too-large")
+    assert calls == []
+
+
 async def test_a_body_of_unknown_length_is_not_read_beyond_the_bound(http: ClientSession, calls: Calls) -> None:
     async def endless() -> Any:
         for _ in range(64):
@@ -424,6 +429,30 @@ async def test_a_bug_is_a_500_that_the_log_knows_by_its_request_id(
     assert "secret" not in str(said)
     assert answer.headers["X-Request-Id"] == "me-2"
     assert any(record.exc_info and isinstance(record.exc_info[1], ZeroDivisionError) for record in caplog.records)
+
+
+async def test_a_caller_who_goes_in_the_middle_of_a_body_is_no_bug(
+    port: int, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST /api/tweet HTTP/1.1\r\nHost: x\r\nX-User-Id: 42\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    )
+    assert b" 100 " in await asyncio.wait_for(reader.readline(), 5)  # it is being handled now
+    with caplog.at_level(logging.DEBUG):
+        writer.transport.abort()
+        async with ClientSession(f"http://127.0.0.1:{port}") as http:
+            assert (await http.get("/api/tweet/7")).status == 200  # and whatever came of the other has come
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert calls == [("tweets", None, [7])]
+
+
+async def test_a_connection_of_ours_that_breaks_is_a_bug_and_not_a_caller_who_has_gone(
+    http: ClientSession, calls: Calls
+) -> None:
+    calls.fails = ConnectionResetError("an adapter that did not translate")
+    await problem(await http.get("/api/tweet/7"), "internal-error")
 
 
 async def test_requests_are_counted_by_route_and_not_by_path(http: ClientSession) -> None:

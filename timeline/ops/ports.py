@@ -1,0 +1,50 @@
+"""What loading needs of the store and of writing. Every method may raise Unavailable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from timeline.domain.entries import UserIds
+from timeline.domain.ids import TweetId, UserId
+from timeline.domain.model import Tweet, User
+from timeline.writing.drafts import Draft
+from timeline.writing.service import RetweetOutcome
+
+
+class BulkGraph(Protocol):
+    """store/bulk.py"""
+
+    async def load_users(self, users: Sequence[User], progress: Callable[[int], None]) -> None:
+        """Nothing is checked. Repeating changes nothing. `progress` is told how many more users are in."""
+
+    async def load_follows(
+        self, follower: UserIds, followee: UserIds, at_us: int, progress: Callable[[int], None]
+    ) -> None:
+        """Two columns side by side. Repeating changes nothing. `progress` is told of rows: two a follow."""
+
+
+class Posting(Protocol):
+    """writing/service.py: the same code that serves POST."""
+
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Tweet:
+        """Raises BadRequest."""
+
+    async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
+        """Repeating changes nothing. Raises BadRequest."""
+
+
+class Known(Protocol):
+    """store/tweets.py"""
+
+    async def authors_of(self, tweet_ids: Sequence[TweetId]) -> Mapping[TweetId, UserId]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What a load goes through."""
+
+    graph: BulkGraph
+    writer: Posting
+    known: Known
