@@ -1,7 +1,7 @@
 """The oracle: what home and profile must hold, recomputed from everything that happened, by the sentences of the contract.
 
-Plain Python over plain lists. It knows nothing of caches, stores or pages, and shares no code with the service: not even how an id tells
-its time. Where the service and the oracle differ, one of them has misread docs/api.md.
+Plain Python over plain lists. It knows nothing of caches, stores or pages, and shares no code with the service: not even how an id
+tells its time. Where the service and the oracle differ, one of them has misread docs/api.md.
 """
 
 from __future__ import annotations

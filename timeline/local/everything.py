@@ -116,7 +116,8 @@ def _step(
             env,
             start_seconds=seconds,
             remedy="see its log; then run this again",
-        )
+        ),
+        say,
     )
     say(f"{' '.join(arguments)} ({time.monotonic() - began:.1f} s)")
 

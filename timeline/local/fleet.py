@@ -113,16 +113,28 @@ class Fleet:
         self.stop(name)
         self.start(name)
 
-    def run(self, node: Node) -> str:
+    def run(self, node: Node, say: Callable[[str], None] = lambda _: None) -> str:
         """Starts it, waits for its end, and answers what it printed. Raises LocalFailure when its code is not 0.
 
-        `start_seconds` bounds all of it; `is_ready` is not asked.
+        `start_seconds` bounds all of it; `is_ready` is not asked. What it prints is said as it comes, its log lines left out.
         """
         self.add(node)
         self._spawn(node)
         process = self._processes[node.name]
         late = LocalFailure(f"{node.name} is not done after {node.start_seconds:.0f} s", node.remedy)
-        self.wait_until(lambda: process.code is not None, node.start_seconds, lambda: late)
+        said = 0
+
+        def has_ended() -> bool:
+            nonlocal said
+            code = process.code  # before the output is read: what it printed last is not missed
+            *lines, _ = process.output().split("\n")
+            for line in lines[said:]:
+                if line and not line.startswith("{"):
+                    say(f"  {line}")
+            said = len(lines)
+            return code is not None
+
+        self.wait_until(has_ended, node.start_seconds, lambda: late)
         with self._lock:
             self._unwatched.add(node.name)
         if process.code:

@@ -107,6 +107,6 @@ async def test_both_clients_speak_tls_and_refuse_a_certificate_that_nobody_vouch
             await cache.contents.put_states(states)
             assert await cache.contents.states(list(states)) == states
             await cache.ping()
-        with pytest.raises(Unavailable, match="(?i)certificate"):
+        with pytest.raises(Unavailable, match=r"(?i)certificate"):
             async with open_cache(base.model_copy(update=changes | {"redis_tls_ca": None})):
                 pass
