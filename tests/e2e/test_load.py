@@ -28,6 +28,7 @@ def test_a_load_that_is_killed_goes_on_without_a_duplicate_or_a_gap(engines: Con
         return len(journal.read_text().splitlines()) if journal.exists() else 0
 
     with running(engines.env, tmp_path, "api") as stack:
+        assert stack.walk("/api/timeline/home", demo.DEMO_READER) == []
         for enough in (100, 400):
             process = subprocess.Popen(
                 [sys.executable, "-m", "timeline", *arguments],
@@ -44,6 +45,7 @@ def test_a_load_that_is_killed_goes_on_without_a_duplicate_or_a_gap(engines: Con
         told = stack.run(*arguments)
         assert "were done before" in told
         _check_profiles(stack, journal)
+        assert stack.walk("/api/timeline/home", demo.DEMO_READER), "who read before the load is told of its follows"
 
 
 def _check_profiles(stack: Stack, journal: Path) -> None:

@@ -43,6 +43,10 @@ class Keys:
         """`record`: "reader" or "marks"."""
         return b"%s%s:{%d}" % (self._prefix, record.encode(), user_id)
 
+    def of_reader(self, user_id: int) -> tuple[bytes, ...]:
+        """All that is cached of a user as a reader."""
+        return self.list_of(ListKind.home, user_id), self.leased("reader", user_id), self.leased("marks", user_id)
+
     def post(self, tweet_id: int) -> bytes:
         return b"%s%d" % (self._post, tweet_id)
 

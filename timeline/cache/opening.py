@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from timeline.cache.contents import Contents
 from timeline.cache.dataplane import DataPlane, open_plane
@@ -15,6 +16,8 @@ from timeline.cache.timelines import Timelines
 from timeline.domain.model import Reader
 from timeline.domain.records import Marks, pack_marks, pack_reader, unpack_marks, unpack_reader
 from timeline.settings import Settings
+
+_FORGOTTEN_AT_ONCE: Final = 2_000  # three commands each: below what a node may have in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,15 @@ class Cache:
     readers: LeasedRecords[Reader]
     marks: LeasedRecords[Marks]
     contents: Contents
+    keys: Keys
+
+    async def forget_readers(self, user_ids: Sequence[int]) -> None:
+        """Drop what is cached of these as readers, fills and rebuilds under way included: for whoever changes follows in bulk, without
+        a lease for each. Raises Unavailable."""
+        for start in range(0, len(user_ids), _FORGOTTEN_AT_ONCE):
+            part = user_ids[start : start + _FORGOTTEN_AT_ONCE]
+            keys = [key for user_id in part for key in self.keys.of_reader(user_id)]
+            await self.plane.execute_many([(key, (b"DEL", key)) for key in keys])
 
     async def ping(self) -> None:
         """Raises Unavailable, naming the nodes that do not answer."""
@@ -46,4 +58,5 @@ async def open_cache(settings: Settings) -> AsyncIterator[Cache]:
             LeasedRecords("reader", pack_reader, unpack_reader, plane, functions, keys, limits),
             LeasedRecords("marks", pack_marks, unpack_marks, plane, functions, keys, limits),
             Contents(plane, functions, keys, limits),
+            keys,
         )

@@ -144,6 +144,8 @@ async def _load_graph(plan: LoadPlan, doors: Doors, at_us: int, figures: Figures
         await doors.graph.load_users(users, step.advance)
     with progress.step("rows of follows", 2 * len(follows.follower)) as step:
         await doors.graph.load_follows(follows.follower, follows.followee, at_us, step.advance)
+    # whoever has read while it was loaded was told of follows that were not there yet
+    await doors.readers.forget_readers(np.unique(follows.follower).tolist())
     figures.users, figures.follows, figures.own_follows = len(users), len(follows.follower), follows.own
 
 

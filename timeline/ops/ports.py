@@ -41,6 +41,13 @@ class Known(Protocol):
     async def authors_of(self, tweet_ids: Sequence[TweetId]) -> Mapping[TweetId, UserId]: ...
 
 
+class Readers(Protocol):
+    """cache/opening.py"""
+
+    async def forget_readers(self, user_ids: Sequence[int]) -> None:
+        """Drop what is cached of these as readers: their next read knows whom they follow now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Doors:
     """What a load goes through."""
@@ -48,3 +55,4 @@ class Doors:
     graph: BulkGraph
     writer: Posting
     known: Known
+    readers: Readers

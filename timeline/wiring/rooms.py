@@ -91,7 +91,7 @@ async def open_doors(settings: Settings) -> AsyncIterator[Doors]:
         store = await stack.enter_async_context(open_store(settings))
         cache = await stack.enter_async_context(open_cache(settings))
         events = await stack.enter_async_context(open_publisher(settings, store.outbox))
-        yield Doors(store.bulk, make_writer(settings, store, cache, events), store.tweets)
+        yield Doors(store.bulk, make_writer(settings, store, cache, events), store.tweets, cache)
 
 
 def _now_ms() -> int:

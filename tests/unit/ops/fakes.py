@@ -24,13 +24,14 @@ class FakeService:
         self.users: list[User] = []
         self.follows: list[tuple[int, int]] = []
         self.graph_loads: list[int] = []
+        self.forgotten: list[int] = []
         self.before: Callable[[int, str], None] = lambda author, text: None
         self.under_way = self.most_under_way = 0
         self._next = 1000
 
     @property
     def doors(self) -> Doors:
-        return Doors(self, self, self)
+        return Doors(self, self, self, self)
 
     async def load_users(self, users: Sequence[User], progress: Callable[[int], None]) -> None:
         self.users = list(users)
@@ -42,6 +43,9 @@ class FakeService:
         self.graph_loads.append(at_us)
         self.follows = list(zip(follower.tolist(), followee.tolist(), strict=True))
         progress(2 * len(follower))
+
+    async def forget_readers(self, user_ids: Sequence[int]) -> None:
+        self.forgotten = list(user_ids)
 
     async def authors_of(self, tweet_ids: Sequence[TweetId]) -> Mapping[TweetId, UserId]:
         return {one: self.tweets[one].author_id for one in tweet_ids if one in self.tweets}

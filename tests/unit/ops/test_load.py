@@ -62,6 +62,7 @@ async def test_every_kind_of_row_becomes_what_it_means(tmp_path: Path, service: 
     rows = {row: service.tweets[tweet] for row, tweet in ids.items()}
     assert [user.id for user in service.users] == [1, 2, 3]
     assert service.follows == [(1, 2), (2, 1), (3, 1)]
+    assert service.forgotten == [1, 2, 3]
     assert (rows[1].reply_to, rows[1].retweet_of) == (None, None)
     assert f"@{handle_of(1)}" in rows[2].text
     assert rows[2].reply_to is None
