@@ -49,6 +49,12 @@ class Oracle:
             self.rows[row.id] = row
             self.by_author[row.author].append(row)
 
+    def block(self, one: int, other: int) -> None:
+        """A block ends follows both ways."""
+        self.blocks[one].add(other)
+        self.follows[one].discard(other)
+        self.follows[other].discard(one)
+
     def home(self, reader: int) -> list[int]:
         """Positions, newest first."""
         places = self._places(reader)
@@ -85,13 +91,13 @@ class Oracle:
             source = self.rows.get(row.source)
             if source is None or not self._may_be_seen(source, reader):
                 return False
-        if row.deleted or (reader is not None and self._is_barred(reader, row.author)):
+        if row.deleted or (reader is not None and self.is_barred(reader, row.author)):
             return False
         if not row.followers_only or reader == row.author:
             return True
         return reader is not None and row.author in self.follows[reader]
 
-    def _is_barred(self, one: int, other: int) -> bool:
+    def is_barred(self, one: int, other: int) -> bool:
         return other in self.blocks[one] or one in self.blocks[other]
 
     def _is_hidden(self, row: Row, places: list[Row]) -> bool:

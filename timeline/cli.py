@@ -1,6 +1,6 @@
 """`timeline`: the command line. What a command needs is imported when it runs, so that `timeline --help` is quick.
 
-Exit codes: 0 well, 1 it went wrong, 2 a setting or an argument is wrong.
+Exit codes: 0 well, 1 it went wrong, 2 a setting or an argument is wrong; 3 of `schema status` something is pending, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -151,8 +152,12 @@ def _told(error: Exception) -> list[str] | None:
     if isinstance(error, SettingsError):  # JSON that is none; the text names the field, not the value
         return [f"{error}. Lists are written with commas, limits as a JSON object."]
     if isinstance(error, ValidationError) and error.title in (Settings.__name__, "Limits"):
-        return _each(error, lambda name: repr(Settings.model_fields[name].default))
+        return _each(error, lambda name: _default(Settings.model_fields[name].default))
     return None
+
+
+def _default(value: object) -> str:
+    return "that of each" if is_dataclass(value) else repr(value)
 
 
 def _each(error: ValidationError, default_of: Callable[[str], str]) -> list[str]:

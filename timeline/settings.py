@@ -7,6 +7,8 @@ Lists are written with commas: `TIMELINE_REDIS_NODES=10.0.0.1:6379,10.0.0.2:6379
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from timeline.domain.limits import Limits
 
 Names = Annotated[tuple[str, ...], NoDecode]
+_COPIES = re.compile(r"[\w.-]+:[1-9][0-9]?")
 
 
 class SettingError(Exception):
@@ -35,7 +38,8 @@ class Auth(StrEnum):
 
 
 class Settings(BaseSettings):
-    """All settings, checked. A wrong one is a ValidationError that names it; secrets print as stars."""
+    """All settings, checked. A wrong one is a ValidationError that names it, one that does not fit another a SettingError; secrets
+    print as stars."""
 
     model_config = SettingsConfigDict(env_prefix="TIMELINE_", extra="ignore", frozen=True)
 
@@ -81,7 +85,7 @@ class Settings(BaseSettings):
 
     # Kafka
     kafka_bootstrap: Names = ("127.0.0.1:9092",)
-    kafka_topic_prefix: str = Field("", max_length=64)
+    kafka_topic_prefix: str = Field("", max_length=64, pattern=r"^[a-zA-Z0-9._-]*$")  # what Kafka takes in a name
     kafka_group: str = "fanout"
     kafka_group_protocol: str = Field("consumer", pattern="^(consumer|classic)$")
     kafka_group_instance: str | None = None  # static membership: one name a process, or none
@@ -110,6 +114,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        unknown = sorted(set(value) - {limit.name for limit in fields(Limits)}) if isinstance(value, dict) else []
+        if unknown:
+            raise ValueError(f"there is no limit {', '.join(map(str, unknown))}")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.worker_min > self.worker_max:
@@ -118,7 +130,44 @@ class Settings(BaseSettings):
             host, colon, port = server.rpartition(":")
             if not (colon and host and port.isdigit()):
                 raise ValueError(f"an address is written host:port, not {server!r}")
+        for part in self.cassandra_replication:
+            if not _COPIES.fullmatch(part):
+                raise SettingError(
+                    "TIMELINE_CASSANDRA_REPLICATION", f"{part!r} is not datacenter:copies", "Set datacenter1:3, say."
+                )
+        for engine in ("cassandra", "redis", "kafka"):
+            self._check_access(engine)
         return self
+
+    def _check_access(self, engine: str) -> None:
+        """Nothing that an engine's TLS or login is given may stay without effect. Raises SettingError."""
+        prefix = f"TIMELINE_{engine.upper()}"
+        username, password, tls, ca, cert, key = (
+            getattr(self, f"{engine}_{name}")
+            for name in ("username", "password", "tls", "tls_ca", "tls_cert", "tls_key")
+        )
+        if username is not None and password is None:
+            raise SettingError(f"{prefix}_USERNAME", "it has no password", f"Set {prefix}_PASSWORD too, or neither.")
+        if password is not None and username is None and engine != "redis":  # Redis has a user that is the default
+            raise SettingError(f"{prefix}_PASSWORD", "it is nobody's", f"Set {prefix}_USERNAME too, or neither.")
+        for name, path in (("CA", ca), ("CERT", cert), ("KEY", key)):
+            if path is not None and not tls:
+                raise SettingError(f"{prefix}_TLS_{name}", "TLS is not on", f"Set {prefix}_TLS=true, or unset it.")
+            if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+                raise SettingError(
+                    f"{prefix}_TLS_{name}", f"there is no file {path} to read", "Name one that is there."
+                )
+        if (cert is None) != (key is None):
+            there, lacking = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+            raise SettingError(
+                f"{prefix}_TLS_{there}", "a certificate and its key go together", f"Set {prefix}_TLS_{lacking} too."
+            )
+        if engine == "cassandra" and tls and ca is None:
+            raise SettingError(
+                f"{prefix}_TLS",
+                "nodes are known by address, so their names are not checked, and any public certificate would do",
+                f"Set {prefix}_TLS_CA to the file of the CA that vouches for them.",
+            )
 
     @cached_property
     def replication(self) -> dict[str, int]:
@@ -128,8 +177,12 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process. Raises pydantic.ValidationError, which names each wrong one."""
+    """The settings of this process. Raises pydantic.ValidationError, which names each wrong one, and SettingError."""
     folder = os.environ.get("TIMELINE_SECRETS_DIR")
+    if folder and not Path(folder).is_dir():
+        raise SettingError(
+            "TIMELINE_SECRETS_DIR", f"there is no folder {folder}", "Name one that is there, or unset it."
+        )
     return Settings(_secrets_dir=folder) if folder else Settings()
 
 

@@ -16,7 +16,7 @@ from tests.oracle import Oracle, Row
 from timeline.assembly.service import Page, Reading
 from timeline.cache import Cache, open_cache
 from timeline.domain.cursors import Signer
-from timeline.domain.ids import UserId
+from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Tweet, Visibility
 from timeline.fanout.plan import is_late
@@ -24,8 +24,10 @@ from timeline.fanout.ports import Delivery
 from timeline.settings import Settings
 from timeline.store import Store, open_store
 from timeline.store.migrations import apply
-from timeline.wiring.rooms import make_writer, open_reading
+from timeline.wiring.rooms import make_edits, make_relations, make_writer, open_reading
 from timeline.writing.drafts import Draft
+from timeline.writing.edits import Edits
+from timeline.writing.relations import Relations
 from timeline.writing.service import Writer
 
 SMALL = Limits(
@@ -51,6 +53,9 @@ class Recorder:
     def tweet_created(self, tweet: Tweet) -> None:
         self.events.append(tweet)
 
+    async def produce_created(self, tweet: Tweet) -> None:
+        self.events.append(tweet)
+
 
 @dataclass
 class World:
@@ -60,15 +65,19 @@ class World:
     store: Store
     cache: Cache
     writer: Writer
+    relations: Relations
+    edits: Edits
     reading: Reading
     log: Recorder
     oracle: Oracle
     first_user: int = 0
+    texts: dict[int, str] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Other users than those before, and nothing has happened among them."""
         self.first_user += 100
         self.log.events.clear()
+        self.texts.clear()
         self.oracle = Oracle(self.settings.limits.retweet_window_ms)
 
     def user(self, number: int) -> int:
@@ -86,10 +95,34 @@ class World:
         await self.writer.unfollow(UserId(one), UserId(other))
         self.oracle.follows[one].discard(other)
 
+    async def block(self, one: int, other: int) -> None:
+        await self.relations.block(UserId(one), UserId(other))
+        self.oracle.block(one, other)
+
+    async def unblock(self, one: int, other: int) -> None:
+        await self.relations.unblock(UserId(one), UserId(other))
+        self.oracle.blocks[one].discard(other)
+
+    async def mute(self, one: int, other: int) -> None:
+        await self.relations.mute(UserId(one), UserId(other))
+        self.oracle.mutes[one].add(other)
+
+    async def unmute(self, one: int, other: int) -> None:
+        await self.relations.unmute(UserId(one), UserId(other))
+        self.oracle.mutes[one].discard(other)
+
+    async def edit(self, author: int, tweet_id: int, text: str | None, visibility: Visibility | None = None) -> None:
+        edited = await self.edits.edit(UserId(author), TweetId(tweet_id), text, visibility)
+        if text is not None:
+            self.texts[edited] = text
+        if visibility is not None:
+            self.oracle.rows[edited].followers_only = visibility is Visibility.followers
+
     async def post(self, author: int, text: str = "hello", **more: object) -> Tweet:
         tweet = await self.writer.post(UserId(author), Draft(text=text, **more))  # type: ignore[arg-type]
         only = tweet.visibility is Visibility.followers
         self.oracle.add(Row(tweet.id, author, None, tweet.reply_to_user, followers_only=only))
+        self.texts[tweet.id] = tweet.text
         return tweet
 
     async def retweet(self, user: int, tweet_id: int) -> int:
@@ -107,9 +140,9 @@ class World:
         for tweet in tweets:
             followers = [page.followers async for page in self.store.followers.pages([tweet.author_id])]
             whom = np.concatenate([np.empty(0, np.int64), *followers])
-            late = late or is_late(tweet.entry, time.time_ns() // 1_000_000, self.settings.limits)
-            await self.cache.lists.push([Delivery(tweet.entry, whom, late)])
-            await self.cache.lists.push_profiles([(tweet.entry, late)])
+            is_marked = late or is_late(tweet.entry, time.time_ns() // 1_000_000, self.settings.limits)
+            await self.cache.lists.push([Delivery(tweet.entry, whom, is_marked)])
+            await self.cache.lists.push_profiles([(tweet.entry, is_marked)])
 
     async def deliver_all(self) -> None:
         while self.log.events:
@@ -119,23 +152,35 @@ class World:
         key = f"{self.settings.redis_key_prefix}{kind}:{{{user}}}".encode()
         await self.cache.plane.execute(key, b"DEL", key)
 
+    async def evict_content(self, kind: str, tweet_id: int) -> None:
+        key = f"{self.settings.redis_key_prefix}{kind}:{tweet_id}".encode()
+        await self.cache.plane.execute(key, b"DEL", key)
+
+    async def settle(self) -> None:
+        """Wait until what reads fill beside their answers is in the caches."""
+        await self.reading._hydrator.close()
+
     async def home(self, user: int, cursor: str | None = None, limit: int = 3) -> Page:
         return await self.reading.home(UserId(user), cursor, limit)
 
     async def walk(self, user: int, limit: int = 3, *, profile_of: int | None = None) -> list[int]:
         """Positions from the newest to the beginning of history."""
-        found, cursor = [], None
-        while True:
+        found: list[int] = []
+        cursor = None
+        for _ in range(len(self.oracle.rows) + 50):  # as many pages as there could be, and some that rules emptied
             if profile_of is None:
                 page = await self.home(user, cursor, limit)
             else:
                 page = await self.reading.profile(UserId(user), UserId(profile_of), cursor, limit)
             assert not page.degraded
             assert len(page.tweets) <= limit
+            for shown in map(orjson.loads, page.tweets):
+                assert shown["text"] == self.texts[int(shown["id"])]
             found += positions(page)
             cursor = page.next_cursor
             if cursor is None:
                 return found
+        raise AssertionError(f"a walk that does not end: {found}")
 
 
 def positions(page: Page) -> list[int]:
@@ -161,4 +206,5 @@ async def open_world(engines: Mapping[str, str], limits: Limits = SMALL) -> Asyn
         reading, _ = await stack.enter_async_context(open_reading(settings, signer, store, cache))
         writer = make_writer(settings, store, cache, log)  # type: ignore[arg-type]
         oracle = Oracle(limits.retweet_window_ms)
-        yield World(settings, store, cache, writer, reading, log, oracle)
+        relations, edits = make_relations(settings, store, cache), make_edits(settings, store, cache)
+        yield World(settings, store, cache, writer, relations, edits, reading, log, oracle)

@@ -11,10 +11,11 @@ from redis.crc import key_slot
 
 from timeline.cache.appends import Appends, Frame, blocks
 from timeline.cache.keys import SLOTS, Keys, slot_of
-from timeline.cache.pushing import to_appends
+from timeline.cache.pushing import remaining, to_appends
 from timeline.domain.entries import Entry
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.records import ListKind
+from timeline.fanout.ports import Delivery
 
 IDS = st.integers(0, 2**63 - 1) | st.integers(0, 1000) | st.sampled_from([9, 10, 10**18 - 1, 10**18, 2**63 - 1])
 ROWS = st.lists(st.tuples(IDS, st.binary(min_size=24, max_size=24)), max_size=30)
@@ -63,6 +64,25 @@ def test_slots_that_nobody_serves_are_a_block_of_their_own() -> None:
 
 def test_no_deliveries_are_no_blocks() -> None:
     assert blocks(to_appends([]), Frame((b"RPUSHX",), b"", b""), np.zeros(SLOTS, np.int16)) == []
+
+
+@given(st.lists(st.tuples(st.lists(IDS, max_size=6), st.booleans()), max_size=6), st.data())
+def test_rows_that_remain_are_the_deliveries_they_were_made_of(
+    parts: list[tuple[list[int], bool]], data: st.DataObject
+) -> None:
+    deliveries = [
+        Delivery(Entry(TweetId(at + 1), UserId(7)), np.array(users, np.int64), late)
+        for at, (users, late) in enumerate(parts)
+    ]
+    appends = to_appends([(each.entry, each.followers) for each in deliveries])
+    rows = data.draw(st.permutations(range(len(appends)))) if len(appends) else []
+    rows = rows[: data.draw(st.integers(0, len(rows)))]
+    left = remaining(deliveries, np.array(rows, np.intp))
+    again = to_appends([(each.entry, each.followers) for each in left])
+    assert again.users.tolist() == appends.users[sorted(rows)].tolist()
+    assert again.entries.tolist() == appends.entries[sorted(rows)].tolist()
+    lates = {each.entry: each.late for each in deliveries}
+    assert all(len(each.followers) and each.late == lates[each.entry] for each in left)
 
 
 @given(st.binary(max_size=40) | st.text("{}ab", max_size=8).map(str.encode))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from timeline.domain.events import TweetCreated
 from timeline.domain.ids import TweetId, UserId, first_id_at
 from timeline.domain.limits import Limits
 from timeline.fanout.plan import Gathering, by_author, is_late
-from timeline.fanout.ports import Batch, Delivery, FollowerPage
+from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged
 from timeline.fanout.worker import run_fanout
 
 NOW_MS = 1_780_000_000_000
@@ -77,6 +78,8 @@ class FakePushes:
         self.own: list[tuple[Entry, bool]] = []
         self.pushes: list[Sequence[Delivery]] = []
         self.failures: list[Exception | None] = []  # of each push to come, from the last
+        self.away: set[int] = set()  # users whose lists are on a node that is away
+        self.tries = 0
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
@@ -85,13 +88,30 @@ class FakePushes:
         if self.failures and (failure := self.failures.pop()):
             raise failure
         self.pushes.append(deliveries)
-        for delivery in deliveries:
-            for follower in delivery.followers.tolist():
-                self.homes[follower, delivery.entry.tweet_id] += 1
-        return sum(len(delivery.followers) for delivery in deliveries)
+        return sum([self._append(delivery) for delivery in self._there(deliveries)])
 
     async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
-        self.own += entries
+        deliveries = [Delivery(entry, np.array([entry.author_id], np.int64), late) for entry, late in entries]
+        for each in self._there(deliveries):
+            self.own.append((each.entry, each.late))
+
+    def _append(self, delivery: Delivery) -> int:
+        for follower in delivery.followers.tolist():
+            self.homes[follower, delivery.entry.tweet_id] += 1
+        return len(delivery.followers)
+
+    def _there(self, deliveries: Sequence[Delivery]) -> Iterator[Delivery]:
+        """What reaches a node that answers; at the end the rest is raised."""
+        self.tries += 1
+        left = []
+        for each in deliveries:
+            is_away = np.isin(each.followers, list(self.away))
+            if is_away.any():
+                left.append(replace(each, followers=each.followers[is_away]))
+            if not is_away.all():
+                yield replace(each, followers=each.followers[~is_away])
+        if left:
+            raise NotAcknowledged("a node is away", left)
 
 
 class Running:
@@ -142,10 +162,18 @@ def test_an_event_that_came_twice_in_a_batch_is_planned_once() -> None:
 def test_an_entry_is_late_when_a_push_of_it_may_end_after_w() -> None:
     limits = Limits()
     entry = event(0, 7).entry
-    edge_ms = NOW_MS + limits.late_after_ms - 2 * limits.redis_timeout_ms
+    edge_ms = NOW_MS + limits.late_after_ms - limits.push_timeout_ms
     assert not is_late(entry, edge_ms, limits)
     assert is_late(entry, edge_ms + 1, limits)
-    assert edge_ms + 1 + 2 * limits.redis_timeout_ms > NOW_MS + limits.late_after_ms
+    assert edge_ms + 1 + limits.push_timeout_ms > NOW_MS + limits.late_after_ms
+
+
+def test_w_is_above_what_a_push_may_take() -> None:
+    timeout_ms = Limits().push_timeout_ms
+    assert timeout_ms >= 2 * Limits().redis_timeout_ms  # a command, and what was refused once more
+    assert Limits(late_after_ms=timeout_ms + 1, clock_skew_ms=1).late_after_ms > timeout_ms
+    with pytest.raises(ValueError, match="late without being marked"):
+        Limits(late_after_ms=timeout_ms, clock_skew_ms=1)
 
 
 async def test_a_batch_reaches_all_followers_and_its_authors_own_lists_and_is_done() -> None:
@@ -174,6 +202,35 @@ async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_bef
         "fanout waits for an engine that is away: redis is away",
         "fanout goes on",
     ]
+
+
+async def test_only_what_was_not_acknowledged_is_pushed_again() -> None:
+    pushes = FakePushes()
+    graph = {1: list(range(10, 40)), 2: [11, 13, 50]}
+    pushes.away = {11, 13, 38}
+    events = [event(0, 1), event(1, 2), event(2, 1)]
+    worker = Running(FakeEvents(events), FakeFollowers(graph), pushes)
+    await until(lambda: pushes.tries > 20)
+    pushes.away = {13}
+    tries = pushes.tries
+    await until(lambda: pushes.tries > tries + 20)
+    assert worker.events.done_tokens == []
+    pushes.away = set()
+    await worker.until_done(1)
+    assert pushes.homes == {(follower, each.tweet_id): 1 for each in events for follower in graph[each.author_id]}
+
+
+async def test_authors_own_lists_that_acknowledged_are_not_told_again() -> None:
+    pushes = FakePushes()
+    pushes.away = {1}
+    events = [event(0, 1), event(1, 2), event(2, 1)]
+    worker = Running(FakeEvents(events), FakeFollowers({}), pushes)
+    await until(lambda: pushes.tries > 20)
+    assert pushes.own == [(events[1].entry, False)]
+    worker.now_ms += 60_000
+    pushes.away = set()
+    await worker.until_done(1)
+    assert pushes.own == [(events[1].entry, False), (events[0].entry, True), (events[2].entry, True)]
 
 
 async def test_while_an_engine_is_away_the_batch_waits_undone_and_the_gauge_says_so() -> None:
@@ -253,3 +310,16 @@ async def test_what_does_not_end_in_time_is_given_up_undone() -> None:
     await settle()
     await worker.stop()
     assert worker.events.done_tokens == []
+
+
+async def test_told_to_stop_while_every_batch_waits_for_an_engine_it_drains_and_ends() -> None:
+    pushes = FakePushes()
+    pushes.away = {10}
+    events = FakeEvents(*[[event(number, 1)] for number in range(6)])
+    worker = Running(events, FakeFollowers({1: [10]}), pushes)
+    await until(lambda: events.taken == LIMITS.fanout_batches_in_flight and pushes.tries > 20)
+    worker.stopping.set()
+    await asyncio.wait((worker.task,), timeout=LIMITS.drain_seconds + 5)
+    assert worker.task.done()
+    worker.task.result()
+    assert (events.taken, events.done_tokens) == (LIMITS.fanout_batches_in_flight, [])

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import timeline.local
 from timeline.local.command import local
+from timeline.local.control import serve_requests
 from timeline.local.engines import Topology, open_fleet
 from timeline.local.failure import LocalFailure
 from timeline.local.jars import read_lock
@@ -154,3 +155,41 @@ def test_data_of_another_topology_is_refused(tmp_path: Path) -> None:
         pass
     with open_fleet(tmp_path, Topology(kafka=3), fresh=True):
         pass
+
+
+def test_a_request_that_was_left_behind_is_not_carried_out(tmp_path: Path) -> None:
+    """Who asked an earlier supervisor has given up long ago."""
+    with open_fleet(tmp_path, Topology()):
+        pass
+    (tmp_path / "requests").mkdir()
+    (tmp_path / "requests" / "1-1.json").write_text('{"action": "kill", "name": "redis"}')
+    with open_fleet(tmp_path, Topology()) as fleet:
+        assert not list((fleet.folder / "requests").glob("*.json"))
+
+
+@pytest.mark.parametrize("wanted", [{"action": "stop", "name": "nobody"}, {"action": "sing", "name": "redis"}])
+def test_an_unknown_name_is_answered_as_a_failure(tmp_path: Path, wanted: dict[str, str]) -> None:
+    """The supervisor goes on, and who asked is told."""
+    with open_fleet(tmp_path, Topology()) as fleet:
+        (tmp_path / "requests").mkdir()
+        (tmp_path / "requests" / "1-1.json").write_text(json.dumps(wanted))
+        serve_requests(fleet)
+        problem, _ = json.loads((tmp_path / "requests" / "1-1.failed").read_text())
+        assert "nobody" in problem or "sing" in problem
+        assert not list((tmp_path / "requests").glob("*.json"))
+
+
+def test_state_is_for_its_owner_alone_and_names_no_user_of_a_url(tmp_path: Path) -> None:
+    (tmp_path / ".state.json.partial").write_text("left behind")
+    env = shown({"TIMELINE_MEDIA_URL": "https://ann:secret@media.example/{name}"})
+    assert env == {"TIMELINE_MEDIA_URL": "https://***@media.example/{name}"}
+    write_state(tmp_path, State(entry(1, 2.0), env, ()))
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_journal_of_a_load_does_not_make_a_folder_somebody_else_s(tmp_path: Path) -> None:
+    """`timeline load` may run before `timeline local` does."""
+    (tmp_path / "timeline.demo.load").write_text("timeline-load-1")
+    with open_fleet(tmp_path, Topology()):
+        pass
+    assert (tmp_path / "timeline.demo.load").exists()

@@ -41,7 +41,7 @@ from timeline.domain.records import (
 U64 = st.integers(0, 2**64 - 1)
 ID = st.integers(1, 2**63 - 1)
 U32 = st.integers(0, 2**32 - 1)
-HEADERS = st.builds(Header, U64, U64, U64, U64, U64, U64, st.binary(min_size=20, max_size=20))
+HEADERS = st.builds(Header, U64, U64, U64, U64, U64, U64, U64, st.binary(min_size=20, max_size=20))
 POSTS = st.builds(
     Post,
     U64,
@@ -55,7 +55,7 @@ POSTS = st.builds(
     st.none() | ID.map(TweetId),
     st.none() | ID.map(UserId),
 )
-STATES = st.builds(State, U64, st.booleans(), st.booleans(), st.builds(Counts, U32, U32, U32))
+STATES = st.builds(State, ID, st.booleans(), st.booleans(), st.builds(Counts, U32, U32, U32))
 AUTHORS = st.builds(
     Author,
     U64,
@@ -141,6 +141,13 @@ def test_versions_stand_where_the_functions_compare_them(version: int) -> None:
     assert Post(version, TweetId(1), UserId(2), b"").pack()[2:10] == packed
     assert State(version, False, False).pack()[2:10] == packed
     assert Author(version, UserId(1), "a", b"").pack()[2:10] == packed
+
+
+@given(ID, ID)
+def test_a_deletion_is_newer_than_any_edit_where_the_functions_compare(deleted: int, edited: int) -> None:
+    gone, changed = State(deleted, True, False), State(edited, False, False)
+    assert gone.pack()[2:10] > changed.pack()[2:10]
+    assert gone.order > changed.order
 
 
 @given(HEADERS)

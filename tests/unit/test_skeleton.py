@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from timeline.assembly.ports import ListView
-from timeline.assembly.skeleton import sure_line
+from timeline.assembly.skeleton import Walk, Whose, sure_line
 from timeline.domain.entries import NO_ENTRIES, Entry, of
 from timeline.domain.ids import ID_MAX, TweetId, UserId, first_id_at
-from timeline.domain.records import Header
+from timeline.domain.limits import Limits
+from timeline.domain.records import Header, ListKind
 
 T = 1_700_000_000_000
 W = 10_000
@@ -42,3 +45,46 @@ def test_a_late_entry_before_the_tail_does_no_harm() -> None:
 
 def test_an_empty_tail_is_sure_of_nothing() -> None:
     assert sure_line(view([]), W) == ID_MAX
+
+
+class GrowingList:
+    """A list to which one more entry is pushed between two reads of it."""
+
+    def __init__(self, arrived: int) -> None:
+        self.arrived, self.epoch = arrived, 7
+
+    async def read(self, kind: ListKind, user_id: UserId, newest: int | None) -> ListView:
+        count = self.arrived if newest is None else min(newest, self.arrived)
+        first = self.arrived - count + 1
+        entries = of(
+            Entry(TweetId(first_id_at(T + 60_000 * number)), UserId(2)) for number in range(first, self.arrived + 1)
+        )
+        self.arrived += 1
+        return ListView(Header(0, self.epoch, 0, T, 0), entries, first, newest is None)
+
+
+def walk_over(lists: GrowingList) -> Walk:
+    whose = Whose(ListKind.home, UserId(1), np.array([1, 2], np.int64), 0)
+    return Walk(whose, lists=lists, history=None, rebuilder=None, limits=Limits())  # type: ignore[arg-type]
+
+
+async def test_a_walk_is_of_the_moment_when_its_list_was_first_read() -> None:
+    """What arrives before the whole list is read is left to the next newer cursor: it would count as seen, and never be shown."""
+    walk = walk_over(GrowingList(arrived=10))
+    await walk.open(4)
+    first = await walk.below(ID_MAX)
+    rest = await walk.below(first.complete_from)
+    assert rest.complete_from == 0
+    assert len(first.entries) + len(rest.entries) == 10
+    assert walk.view is not None
+    assert walk.view.last_arrival == 10
+
+
+async def test_a_list_that_was_rebuilt_under_a_walk_is_not_used_on() -> None:
+    """Its arrivals have other numbers: nothing could be said about what has been seen."""
+    lists = GrowingList(arrived=10)
+    walk = walk_over(lists)
+    await walk.open(4)
+    lists.epoch += 1
+    assert await walk.list_below(ID_MAX) is None
+    assert walk.view is None

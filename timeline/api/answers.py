@@ -191,6 +191,26 @@ class FollowingView(View):
     following: bool
 
 
+class BlockingView(View):
+    blocking: bool
+
+
+class MutingView(View):
+    muting: bool
+
+
+class LikedView(View):
+    liked: bool
+    likes_count: int
+
+
+class MarkerView(View):
+    """Both null: it was never set."""
+
+    tweet_id: _Id | None
+    updated_at: _Time | None
+
+
 class RetweetedView(View):
     retweeted: bool
     retweets_count: int

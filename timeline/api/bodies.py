@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from timeline.api.auth import parse_id
 from timeline.api.keys import LIMITS
@@ -43,6 +43,29 @@ class TweetBody(Body):
     quote_of: Id | None = None
     media_ids: list[str] = Field(default_factory=list)
     visibility: Literal["public", "followers"] = "public"
+
+
+class EditBody(Body):
+    """What is to be changed of a tweet: at least one member. What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    # a factory, and no default: left out is not null, and null is neither a text nor a visibility
+    text: str = Field(default_factory=str)
+    visibility: Literal["public", "followers"] = Field(default_factory=lambda: "public")
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> EditBody:
+        if not self.model_fields_set:
+            raise ValueError("must say what to change: text, visibility or both")
+        return self
+
+
+class MarkerBody(Body):
+    """The reading place: the `position` of an item of home."""
+
+    tweet_id: Id
+    rewind: bool = False
 
 
 class UserBody(Body):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from timeline.api.answers import RetweetedView, TweetsView, TweetView, joined, of_list, of_members
-from timeline.api.bodies import TweetBody, read_body
-from timeline.api.keys import READING, WRITER
+from timeline.api.bodies import EditBody, TweetBody, read_body
+from timeline.api.keys import EDITS, READING, WRITER
 from timeline.api.params import idempotency_key, ids_of, path_tweet
 from timeline.api.routing import Asks, Route, maybe_me_of, me_of
 from timeline.domain.errors import BadRequest, Stored, Unavailable
@@ -65,6 +65,25 @@ async def get_tweets(request: web.Request) -> web.StreamResponse:
     return of_list("tweets", await request.app[READING].tweets(maybe_me_of(request), ids_of(request)))
 
 
+async def edit_tweet(request: web.Request) -> web.StreamResponse:
+    me, tweet_id = me_of(request), path_tweet(request)
+    body = await read_body(request, EditBody)
+    given = body.model_fields_set
+    edited = await request.app[EDITS].edit(
+        me,
+        tweet_id,
+        body.text if "text" in given else None,
+        Visibility(body.visibility) if "visibility" in given else None,
+    )
+    try:
+        shown = await request.app[READING].tweets(me, [edited])
+    except Unavailable as error:
+        raise Stored(f"The edit of {edited} is stored, and cannot be shown just now.") from error
+    if not shown:
+        raise BadRequest("tweet-not-found", f"The tweet {edited} was deleted meanwhile.")
+    return joined(shown[0])
+
+
 async def delete_tweet(request: web.Request) -> web.StreamResponse:
     await request.app[WRITER].delete(me_of(request), path_tweet(request))
     return web.Response(status=204)
@@ -121,6 +140,16 @@ ROUTES = (
         asks=Asks.may,
         answers={200: TweetView},
         problems=("tweet-not-found",),
+    ),
+    Route(
+        method="PATCH",
+        path="/api/tweet/{tweet_id}",
+        handle=edit_tweet,
+        summary="Change the text or the visibility of one's own tweet. One that changes nothing is no edit.",
+        asks=Asks.must,
+        body=EditBody,
+        answers={200: TweetView},
+        problems=("not-yours", "tweet-not-found", "invalid-tweet", "outcome-unknown", "stored"),
     ),
     Route(
         method="DELETE",

@@ -17,7 +17,7 @@ from timeline.assembly.ports import ContentCache, TweetReader, UserReader
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
-from timeline.domain.model import Tweet, TweetKey
+from timeline.domain.model import Counts, Tweet, TweetKey
 from timeline.domain.records import Author, Post, State
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,16 @@ class Hydrator:
             await self._load(lacking, authors, found)
         return found
 
+    async def author(self, user_id: UserId) -> Author | None:
+        """One, None if there is no such user. Raises Unavailable when that cannot be told."""
+        try:
+            found = await self._cache.authors([user_id])
+        except Unavailable:
+            found = {}
+        if user_id not in found:
+            found = await self._load_authors([user_id])
+        return found.get(user_id)
+
     async def authors(self, user_ids: Iterable[UserId]) -> dict[UserId, Author]:
         """As tweets show them, deleted ones included. Those that could not be looked up are absent."""
         wanted = list(dict.fromkeys(user_ids))
@@ -101,16 +111,19 @@ class Hydrator:
     async def _load(self, lacking: list[TweetId], authors: dict[TweetId, UserId], found: Contents) -> None:
         try:
             rows = await self._rows(lacking, authors)
-            counts = await self._tweets.counts_of(list(rows))
         except Unavailable as error:
             log.info("contents_missing", extra={"count": len(lacking), "reason": str(error)})
-            found.missing.update(tweet_id for tweet_id in lacking if tweet_id not in found.posts)
+            found.missing.update(lacking)
             return
+        try:
+            counts = await self._tweets.counts_of(list(rows))
+        except Unavailable:
+            counts = dict.fromkeys(rows, Counts())  # open: a tweet without its counts is better than none
         states = {tweet_id: State.of(tweet, counts[tweet_id]) for tweet_id, tweet in rows.items()}
         posts = [post_of(tweet, self._media_url) for tweet in rows.values() if not tweet.deleted]
         for tweet_id, state in states.items():
             held = found.states.get(tweet_id)
-            if held is None or held.version <= state.version:
+            if held is None or held.order <= state.order:
                 found.states[tweet_id] = state
         found.posts.update((post.tweet_id, post) for post in posts)
         self._beside(self._cache.put_states(states))
@@ -143,4 +156,9 @@ class Hydrator:
 
         task = asyncio.create_task(run(), name="fill")
         self._fills.add(task)
-        task.add_done_callback(self._fills.discard)
+        task.add_done_callback(self._filled)
+
+    def _filled(self, task: asyncio.Task[None]) -> None:
+        self._fills.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("bug", exc_info=task.exception())  # the answer is given; it must not go unseen

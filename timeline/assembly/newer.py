@@ -15,7 +15,7 @@ from timeline.assembly.ports import ListView
 from timeline.assembly.skeleton import Walk
 from timeline.domain import rules
 from timeline.domain.cursors import Cursor
-from timeline.domain.entries import Entries, Stretch, concatenated, newest_first, to_list
+from timeline.domain.entries import Entries, Stretch, concatenated, newest_first
 from timeline.domain.ids import ID_MAX
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader
@@ -32,18 +32,12 @@ class News:
     reset: bool = False
 
 
-def after_page(view: ListView | None, top: int | None, *, is_first: bool) -> Cursor:
-    """The newer cursor of an older page: from the first page on, all that arrives; from another, what is above it."""
-    boundary = top or 0
+def after_page(view: ListView | None, boundary: int, *, is_first: bool) -> Cursor:
+    """The newer cursor of an older page: from the first page on, all that arrives; from another, what is above its `boundary`."""
     if view is None:
         return Cursor("newer", boundary)
-    last = last_arrival(view)
+    last = view.last_arrival
     return Cursor("newer", boundary, view.header.epoch, last if is_first else 0, last)
-
-
-def last_arrival(view: ListView) -> int:
-    """The number of the newest arrival that was read."""
-    return view.first_arrival + len(view.entries) - 1
 
 
 class Newer:
@@ -61,16 +55,12 @@ class Newer:
             around = Stretch(rules.of_home(around.entries, reader), around.complete_from)
         found = Found()
         ascending = new[::-1]
-        at, used = 0, 0
-        while at < len(ascending) and len(found.items) < limit:
-            chunk = to_list(ascending[at : at + limit])
-            shown = await self._pages.shown(found, walk, kind, reader, chunk, around)
-            room = limit - len(found.items)
-            found.items += shown[:room]
-            used = at + (len(chunk) if len(shown) <= room else chunk.index(shown[room - 1].entry) + 1)
-            at += len(chunk)
+        used = await self._pages.take(found, walk, kind, reader, ascending, around, limit)
         gap = used < len(ascending) or not whole
         top = int(ascending["tweet"][used - 1]) if used else cursor.boundary
+        if not whole:
+            # what lies between was not reached, and `reset` says so: go on above it
+            top = max(top, around.complete_from - 1)
         found.items.reverse()
         return News(found, *self._onward(view, cursor, top, gap, reset))
 
@@ -79,7 +69,7 @@ class Newer:
         boundary = max(cursor.boundary, top)
         if view is None:
             return Cursor("newer", boundary), gap, reset
-        last, epoch = last_arrival(view), view.header.epoch
+        last, epoch = view.last_arrival, view.header.epoch
         if not gap:
             return Cursor("newer", boundary, epoch, last, last), gap, reset
         seen = cursor.seen if cursor.epoch == epoch else 0
@@ -91,9 +81,11 @@ class Newer:
         """New entries newest first; the stretch around them, for rules that look back; reset; whether that is all."""
         if view is not None and cursor.epoch == view.header.epoch and cursor.seen + 1 >= view.first_arrival:
             new = newest_first(by_arrival(view, cursor))
-            lowest = int(new["tweet"][-1]) if len(new) else ID_MAX
-            if min(lowest, cursor.boundary + 1) >= view.header.floor:
-                return new, Stretch(newest_first(view.entries), view.header.floor), False, True
+            # all was seen but what arrived since; or what is above the boundary, as far as the list reaches
+            if cursor.seen == cursor.until or cursor.boundary + 1 >= view.header.floor:
+                # of what lies below the floor it cannot be told whether it stood here before it was trimmed: late, or redelivered
+                sure = new["tweet"] >= view.header.floor
+                return new[sure], Stretch(newest_first(view.entries), view.header.floor), not sure.all(), True
         stretch, whole = await self._above(walk, cursor.boundary)
         # nothing was seen in the rest of an older page's list: from there, nothing can have come late
         told = view is not None and cursor.epoch == view.header.epoch and cursor.seen == 0

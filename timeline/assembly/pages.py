@@ -6,7 +6,7 @@ fails open, and the page says so (`degraded`, `missing`, `source`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,14 @@ class Item:
     via: str = "store"  # how it came here, as `why` says: own, pushed, store
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Of some entries: the items, in their order, and the ids of entries that could not be looked up."""
+
+    items: list[Item]
+    missing: set[TweetId]
+
+
 @dataclass(slots=True)
 class Found:
     """What a walk has gathered: items newest first, and where to go on (None: history ends here)."""
@@ -40,6 +48,8 @@ class Found:
     items: list[Item] = field(default_factory=list)
     contents: Contents = field(default_factory=Contents)
     boundary: int | None = None
+    highest: int = 0  # the newest id that was looked at, shown or not
+    hydrations: int = 0
     missing: int = 0
     degraded: bool = False
 
@@ -70,43 +80,68 @@ class Pages:
         """One stretch, as much of it as the page needs."""
         assert found.boundary is not None
         stretch = await walk.below(found.boundary)
+        if not found.highest and len(stretch.entries):
+            found.highest = int(stretch.entries["tweet"][0])
         entries = rules.of_home(stretch.entries, reader) if kind is ListKind.home and reader else stretch.entries
-        at, used = 0, 0
-        while at < len(entries) and len(found.items) < limit:
-            chunk = to_list(entries[at : at + limit])
-            around = Stretch(entries, stretch.complete_from)
-            shown = await self.shown(found, walk, kind, reader, chunk, around)
-            room = limit - len(found.items)
-            found.items += shown[:room]
-            # the page ends at its last item; what was looked at below that belongs to the next page
-            used = at + (len(chunk) if len(shown) <= room else chunk.index(shown[room - 1].entry) + 1)
-            at += len(chunk)
+        around = Stretch(entries, stretch.complete_from)
+        used = await self.take(found, walk, kind, reader, entries, around, limit)
         if used < len(entries):
             found.boundary = int(entries["tweet"][used - 1])
         else:
             found.boundary = stretch.complete_from or None
 
+    async def take(
+        self,
+        found: Found,
+        walk: Walk,
+        kind: ListKind,
+        reader: Reader | None,
+        entries: Entries,
+        around: Stretch,
+        limit: int,
+    ) -> int:
+        """Fill `found` up to `limit` from these entries, in their order; how many of them were used up, one at least if there is
+        one. At most hydrations_max look-ups a page, small at first: mostly the first one fills it."""
+        used = 0
+        while used < len(entries) and len(found.items) < limit:
+            if found.hydrations >= self._limits.hydrations_max and used:
+                break
+            room = limit - len(found.items)
+            size = room if not found.hydrations else max(room, self._limits.hydrate_entries)
+            chunk = to_list(entries[used : used + size])
+            found.hydrations += 1
+            shown = await self.shown(found, walk, kind, reader, chunk, around)
+            found.items += shown.items[:room]
+            taken = len(chunk) if len(shown.items) <= room else chunk.index(shown.items[room - 1].entry) + 1
+            used += taken
+            if missing := sum(entry.tweet_id in shown.missing for entry in chunk[:taken]):
+                found.missing += missing
+                found.degraded = True
+                DEGRADED_PAGES.labels("content").inc()
+        return used
+
     async def shown(
         self, found: Found, walk: Walk, kind: ListKind, reader: Reader | None, chunk: list[Entry], around: Stretch
-    ) -> list[Item]:
+    ) -> Shown:
         """Those of the chunk that may be shown, with their posts. `around`: the filtered stretch it was cut from."""
         is_home = kind is ListKind.home and reader is not None
-        places = Places({}, {})
+        places = Places({})
         if kind is ListKind.home and reader is not None:
             places = await self._places(reader, chunk, around, walk, found)
         contents = await self._contents(chunk, places)
         found.contents.posts |= contents.posts
         found.contents.states |= contents.states
-        items = []
+        if any(place in contents.missing for ids in places.retweets.values() for place in ids):
+            found.degraded = True  # a tweet may be shown twice within the window
+            DEGRADED_PAGES.labels("retweet_window").inc()
+        items, missing = [], set()
         for entry in chunk:
             if entry.tweet_id in contents.missing or entry.shown_id in contents.missing:
-                found.missing += 1
-                found.degraded = True
-                DEGRADED_PAGES.labels("content").inc()
+                missing.add(entry.tweet_id)
             elif self._is_shown(entry, reader, is_home, contents, places):
                 own = reader is not None and entry.author_id == reader.user_id
                 items.append(Item(entry, contents.posts[entry.shown_id], "own" if own else walk.via(entry.tweet_id)))
-        return items
+        return Shown(items, missing)
 
     async def _contents(self, chunk: list[Entry], places: Places) -> Contents:
         shown = [entry.shown_id for entry in chunk]
@@ -137,20 +172,20 @@ class Pages:
         From the stretch as far as it reaches, then from the rest of the list, then from the store: one look-up for all.
         Open: if the store does not answer, a tweet may be shown twice within the window, and the page is degraded.
         """
-        places = Places({}, {})
         starts: dict[TweetId, int] = {}
         for entry in chunk:
             if entry.retweet_of is not None:
                 start = rules.window_start(entry.tweet_id, self._limits.retweet_window_ms)
                 starts[entry.retweet_of] = min(start, starts.get(entry.retweet_of, start))
         if not starts:
-            return places
-        places.add_from(around.entries, starts)
+            return Places({})
+        places = Places(starts)
+        places.add_from(around.entries)
         line = around.complete_from
         if min(starts.values()) < line:
             rest = await walk.list_below(line)
             if rest is not None:
-                places.add_from(rules.of_home(rest.entries, reader), starts)
+                places.add_from(rules.of_home(rest.entries, reader))
                 line = rest.complete_from
         below = [source for source, start in starts.items() if start < line]
         if below:
@@ -165,22 +200,25 @@ class Pages:
         return places
 
 
-@dataclass(frozen=True, slots=True)
 class Places:
-    """Retweets by source, and who made them."""
+    """Retweets that may hide others, by source, and who made them: none from before the window, which starts at the source's
+    entry in `starts`."""
 
-    retweets: dict[TweetId, set[TweetId]]
-    authors: dict[TweetId, UserId]
+    def __init__(self, starts: dict[TweetId, int]) -> None:
+        self._starts = starts
+        self.retweets: dict[TweetId, set[TweetId]] = {}
+        self.authors: dict[TweetId, UserId] = {}
 
-    def add_from(self, entries: Entries, sources: Iterable[TweetId]) -> None:
+    def add_from(self, entries: Entries) -> None:
         """Those of the entries that retweet one of the sources."""
-        references = np.fromiter((source | RETWEET_BIT for source in sources), np.uint64)
+        references = np.fromiter((source | RETWEET_BIT for source in self._starts), np.uint64)
         for entry in to_list(entries[np.isin(entries["ref"], references)]):
             self.add(TweetId(entry.reference ^ RETWEET_BIT), entry.tweet_id, entry.author_id)
 
     def add(self, source: TweetId, retweet_id: TweetId, author: UserId) -> None:
-        self.retweets.setdefault(source, set()).add(retweet_id)
-        self.authors[retweet_id] = author
+        if retweet_id >= self._starts[source]:
+            self.retweets.setdefault(source, set()).add(retweet_id)
+            self.authors[retweet_id] = author
 
 
 def _entry_of(post: Post) -> Entry:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import orjson
 
 from timeline.assembly.fragments import rfc3339
@@ -61,6 +62,25 @@ class People:
         shown = await self._many(reader, ids)
         return shown, None if onward is None else self._signer.write(onward, scope)
 
+    async def barred(
+        self, me: UserId, side: Literal["blocked", "muted"], cursor: str | None, limit: int
+    ) -> tuple[list[bytes], str | None]:
+        """Whom the reader blocks, or mutes, ascending by id, and the next cursor: those across a block are shown here, or nobody could
+        find them to unblock. Erased ones are left out, so a page may be short. Raises BadRequest("bad-cursor"); Unavailable."""
+        scope = f"{side}:{me}:{me}"
+        at = self._signer.read(cursor, scope) if cursor is not None else Cursor("older", 0)
+        reader = await self._readers.get(me)
+        users = reader.blocked if side == "blocked" else reader.muted
+        start = int(np.searchsorted(users, at.boundary, side="right"))
+        ids = [UserId(user_id) for user_id in users[start : start + limit].tolist()]
+        onward = Cursor("older", ids[-1]) if start + limit < len(users) else None
+        shown = await self._many(reader, ids, across_blocks=True)
+        return shown, None if onward is None else self._signer.write(onward, scope)
+
+    async def some(self, me: UserId | None, user_ids: Sequence[UserId]) -> list[bytes]:
+        """These, in order; erased ones and those across a block are left out. Raises Unavailable."""
+        return await self._many(await self._reader(me), user_ids)
+
     async def _one(self, me: UserId | None, user: User | None, asked: str) -> bytes:
         reader = await self._reader(me)
         user = _visible(reader, user, asked)
@@ -71,13 +91,20 @@ class People:
         return None if me is None else await self._readers.get(me)
 
     async def _many(
-        self, reader: Reader | None, user_ids: Sequence[UserId], known: dict[UserId, User] | None = None
+        self,
+        reader: Reader | None,
+        user_ids: Sequence[UserId],
+        known: dict[UserId, User] | None = None,
+        *,
+        across_blocks: bool = False,
     ) -> list[bytes]:
         users = known or await self._users.get_many(user_ids)
         seen = [
             users[user_id]
             for user_id in user_ids
-            if user_id in users and not users[user_id].deleted and not (reader and reader.bars(user_id))
+            if user_id in users
+            and not users[user_id].deleted
+            and (across_blocks or not (reader and reader.bars(user_id)))
         ]
         followers = await self._graph.followed_by(reader.user_id, [user.id for user in seen]) if reader else set()
         counts = await asyncio.gather(

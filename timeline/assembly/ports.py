@@ -6,7 +6,7 @@ Every method may raise Unavailable. Cache misses are absent from the answer, nev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from timeline.domain.entries import Entries, Stretch, UserIds
@@ -29,6 +29,15 @@ class ListView:
     first_arrival: int
     whole: bool
 
+    @property
+    def last_arrival(self) -> int:
+        """The number of the newest arrival that was read."""
+        return self.first_arrival + len(self.entries) - 1
+
+    def up_to(self, arrival: int) -> ListView:
+        """The same without what arrived after that number."""
+        return replace(self, entries=self.entries[: max(arrival - self.first_arrival + 1, 0)])
+
 
 class ListCache(Protocol):
     """cache/timelines.py"""
@@ -40,9 +49,11 @@ class ListCache(Protocol):
         """Put a header that says *building* where there is no list: a token, or None when there is one, or another builds.
         What is pushed from now on is kept. It expires after building_seconds."""
 
-    async def install(self, kind: ListKind, user_id: UserId, token: int, history: Stretch, built_ms: int) -> bool:
-        """Replace the building header by a real one and put `history` before what arrived meanwhile, in one step. False, and
-        nothing changed, if the list is no longer this token's."""
+    async def install(
+        self, kind: ListKind, user_id: UserId, token: int, history: Stretch, built_ms: int, authors: int = 0
+    ) -> bool:
+        """Replace the building header by a real one and put `history` before what arrived meanwhile, in one step. `authors` is the
+        fingerprint of whose history it is. False, and nothing changed, if the list is no longer this token's."""
 
     async def abandon(self, kind: ListKind, user_id: UserId, token: int) -> None:
         """Remove the list if it is still being built under this token."""
@@ -109,6 +120,19 @@ class RetweetReader(Protocol):
 
     async def retweets_of(self, users: UserIds, sources: Sequence[TweetId]) -> list[tuple[UserId, TweetId, TweetId]]:
         """Active retweets of these sources by these users, as (user, source, retweet id), in no order."""
+
+
+class MarkedBy(Protocol):
+    """Who likes or has retweeted a tweet (store/by_time.py)."""
+
+    async def likers(
+        self, tweet_id: TweetId, below: tuple[int, int] | None, limit: int
+    ) -> tuple[list[UserId], tuple[int, int] | None]:
+        """Up to `limit` users, newest first, below (version, user) and where to go on; None at the end. Begin with None."""
+
+    async def retweeters(
+        self, tweet_id: TweetId, below: tuple[int, int] | None, limit: int
+    ) -> tuple[list[UserId], tuple[int, int] | None]: ...
 
 
 class MarksReader(Protocol):

@@ -29,25 +29,31 @@ class Rebuilder:
         self._lists, self._history, self._limits, self._clock_ms = lists, history, limits, clock_ms
         self._running = asyncio.Semaphore(limits.rebuilds_in_flight)
 
-    async def rebuild(self, kind: ListKind, user_id: UserId, authors: UserIds) -> bool:
+    async def rebuild(self, kind: ListKind, user_id: UserId, authors: UserIds, fingerprint: int) -> bool:
         """Whether the list is there now, by this call. False when another process builds it, the bound is reached, or the store or the
         cache did not answer: the caller reads from the store instead."""
         if self._running.locked():
             REBUILDS.labels("refused").inc()
             return False
         async with self._running:
-            result = await self._build(kind, user_id, authors)
+            result = await self._build(kind, user_id, authors, fingerprint)
         REBUILDS.labels(result).inc()
         return result == "installed"
 
-    async def _build(self, kind: ListKind, user_id: UserId, authors: UserIds) -> str:
+    async def _build(self, kind: ListKind, user_id: UserId, authors: UserIds, fingerprint: int) -> str:
         built_ms = self._clock_ms()
         try:
             token = await self._lists.begin_build(kind, user_id)
             if token is None:
                 return "lost"
-            history = await self._pull(authors, self._entries_max(kind))
-            installed = await self._lists.install(kind, user_id, token, history, built_ms)
+            try:
+                history = await self._pull(authors, self._entries_max(kind))
+                installed = await self._lists.install(kind, user_id, token, history, built_ms, fingerprint)
+            except (Unavailable, asyncio.CancelledError):
+                await self._lists.abandon(
+                    kind, user_id, token
+                )  # or it would be in nobody's way but ours until it expires
+                raise
         except Unavailable as error:
             log.info("rebuild_failed", extra={"kind": kind.value, "reason": str(error)})
             return "failed"
@@ -58,10 +64,12 @@ class Rebuilder:
         return self._limits.timeline_entries_max if home else self._limits.profile_entries_max
 
     async def _pull(self, authors: UserIds, entries_max: int) -> Stretch:
-        """The newest `entries_max` entries, or all of history if it holds fewer."""
+        """The newest `entries_max` entries, or all of history if it holds fewer, or what rebuild_stretches_max stretches hold."""
         parts: list[Entries] = []
         boundary, count = int(ID_MAX), 0
-        while count < entries_max and boundary > 0:
+        for _ in range(self._limits.rebuild_stretches_max):
+            if count >= entries_max or boundary <= 0:
+                break
             stretch = await self._history.stretch(authors, boundary, self._limits.pull_rows_per_author)
             parts.append(stretch.entries)
             count += len(stretch.entries)

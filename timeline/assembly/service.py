@@ -18,7 +18,7 @@ from timeline.assembly.skeleton import Walk, Whose
 from timeline.domain import rules
 from timeline.domain.cursors import Cursor, Signer
 from timeline.domain.entries import RETWEET_BIT, Entry
-from timeline.domain.errors import BadRequest
+from timeline.domain.errors import BadRequest, Unavailable
 from timeline.domain.ids import ID_MAX, TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader
@@ -63,7 +63,7 @@ class Reading:
     ) -> None:
         self._lists, self._history, self._hydrator = lists, history, hydrator
         self._pages, self._presenter, self._readers = pages, presenter, readers
-        self._signer, self._limits, self._clock_ms = signer, limits, clock_ms
+        self._signer, self._limits = signer, limits
         self._newer = Newer(pages, limits)
         self._rebuilder = Rebuilder(lists, history, limits, clock_ms)
 
@@ -77,8 +77,7 @@ class Reading:
         at = self._signer.read(cursor, scope) if cursor is not None else None
         reader = await self._readers.get(me)
         everyone = np.union1d(reader.followees, np.array([me], np.int64))
-        changed_ms = int(reader.since_ms.max()) if len(reader.since_ms) else 0
-        whose = Whose(ListKind.home, me, everyone, changed_ms)
+        whose = Whose(ListKind.home, me, everyone, reader.fingerprint)
         return await self._page(whose, reader, at, scope, limit, explain)
 
     async def profile(
@@ -88,8 +87,7 @@ class Reading:
         scope = f"profile:recent:{user_id}:{me or 0}"
         at = self._signer.read(cursor, scope) if cursor is not None else None
         reader = await self.reader(me)
-        authors = await self._hydrator.authors([user_id])
-        author = authors.get(user_id)
+        author = await self._hydrator.author(user_id)
         if author is None or author.deleted or (reader is not None and reader.bars(user_id)):
             raise BadRequest("user-not-found", f"There is no user {user_id}.")
         whose = Whose(ListKind.profile, user_id, np.array([user_id], np.int64), 0)
@@ -98,6 +96,19 @@ class Reading:
     async def tweets(self, me: UserId | None, tweet_ids: Sequence[TweetId]) -> list[bytes]:
         """Those that exist and may be seen, in the order asked; a retweet's id answers the retweeted tweet. Raises Unavailable."""
         reader = await self.reader(me)
+        shown, _ = await self._shown(reader, tweet_ids)
+        return shown
+
+    async def source_of(self, me: UserId | None, tweet_id: TweetId) -> TweetId:
+        """The tweet that an id means: of a retweet, the retweeted one. Raises BadRequest("tweet-not-found") if it may not be seen;
+        Unavailable."""
+        shown, items = await self._shown(await self.reader(me), [tweet_id])
+        if not shown:
+            raise BadRequest("tweet-not-found", f"There is no tweet {tweet_id}.")
+        return items[0].post.tweet_id
+
+    async def _shown(self, reader: Reader | None, tweet_ids: Sequence[TweetId]) -> tuple[list[bytes], list[Item]]:
+        """As JSON, and the items that were made into it, but for those whose author is gone."""
         wanted = list(dict.fromkeys(tweet_ids))
         contents = await self._hydrator.contents(wanted, (), {})
         sources = {
@@ -120,16 +131,19 @@ class Reading:
                 or not contents.is_live(source.tweet_id)
             ):
                 continue
-            states = (contents.states[tweet_id], contents.states[source.tweet_id])
-            seen = [
-                rules.may_see(one.author_id, followers_only=state.followers_only, reader=reader)
-                for one, state in zip((post, source), states, strict=True)
-            ]
-            if all(seen):
+            only = contents.states[source.tweet_id].followers_only
+            # who may see a retweet is a question of its source's visibility, which may have changed since
+            if rules.may_see(post.author_id, followers_only=False, reader=reader) and rules.may_see(
+                source.author_id, followers_only=only, reader=reader
+            ):
                 entry = Entry(tweet_id, post.author_id, 0 if post is source else source.tweet_id | RETWEET_BIT)
                 items.append(Item(entry, source))
-        shown, _ = await self._presenter.tweets(items, contents, reader, hides_muted=False)
-        return shown
+        if contents.missing:
+            raise Unavailable(f"{len(contents.missing)} tweets could not be looked up")
+        shown, nameless = await self._presenter.tweets(items, contents, reader, hides_muted=False)
+        if nameless:
+            raise Unavailable("the authors could not be looked up")
+        return shown, items
 
     async def _page(
         self, whose: Whose, reader: Reader | None, at: Cursor | None, scope: str, limit: int, explain: bool
@@ -140,7 +154,6 @@ class Reading:
             history=self._history,
             rebuilder=self._rebuilder,
             limits=self._limits,
-            now_ms=self._clock_ms(),
         )
         await walk.open(None if at is not None else self._limits.tail_entries)
         if at is not None and at.direction == "newer":
@@ -148,8 +161,8 @@ class Reading:
             return await self._present_news(news, walk, whose, reader, at, scope, explain)
         boundary = at.boundary if at is not None else ID_MAX
         found = await self._pages.older(walk, whose.kind, reader, boundary, limit)
-        top = found.items[0].entry.tweet_id if found.items else (boundary if at is not None else None)
-        newer = after_page(walk.view, top, is_first=at is None)
+        top = found.items[0].entry.tweet_id if found.items else boundary
+        newer = after_page(walk.view, found.highest if at is None else top, is_first=at is None)
         onward = None if found.boundary is None else Cursor("older", found.boundary)
         return await self._present(found, walk, whose, reader, scope, explain, onward, newer)
 
@@ -157,7 +170,8 @@ class Reading:
         self, news: News, walk: Walk, whose: Whose, reader: Reader | None, at: Cursor, scope: str, explain: bool
     ) -> Page:
         items = news.found.items
-        onward = Cursor("older", items[-1].entry.tweet_id if items else at.boundary + 1)
+        lowest = items[-1].entry.tweet_id if items else at.boundary + 1
+        onward = Cursor("older", lowest) if items or at.boundary else None
         return await self._present(
             news.found, walk, whose, reader, scope, explain, onward, news.cursor, gap=news.gap, reset=news.reset
         )

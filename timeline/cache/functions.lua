@@ -2,8 +2,8 @@
 -- What must happen in one step on a node. Numbers in Lua are doubles, so ids, epochs, tokens and versions stay strings of 8 bytes, big
 -- endian, compared byte by byte (`<` on strings asks the server's locale). Arrival numbers are below 2^53 and may be numbers.
 
--- domain/records.py, Header: ">BB20sQQQQQQ"
-local HEADER_BYTES, HEADER_LAYOUT = 70, 1
+-- domain/records.py, Header: ">BB20sQQQQQQQ"
+local HEADER_BYTES, HEADER_LAYOUT = 78, 1
 local EPOCH, BASE, LATE, TOKEN = 31, 39, 55, 63 -- first bytes, counted from 1
 -- domain/records.py, Post, State, Author: ">BBQ…"
 local VERSION = 3
@@ -54,9 +54,10 @@ end
 -- install(list; token, header, line, milliseconds, entry…): history, oldest first, before what arrived since begin_build.
 -- 1, or 0 if the list is not being built under this token.
 --
--- A tail read believes that whatever stands before an entry has an id of at most its time plus W (assembly/skeleton.py). History was
--- pulled after the first arrivals came, so it may break that: then, which is when an arrival's id is below `line` (the newest id of
--- history, less W), the last of these arrivals is marked as late, and tails that reach them read the whole list.
+-- A tail read believes that whatever stands before an entry has an id of at most its time plus W and the clocks' skew
+-- (assembly/skeleton.py). History was pulled after the first arrivals came, so it may break that: then, which is when an arrival's id is
+-- below `line` (the newest id of history, less both), the last of these arrivals is marked as late, and tails that reach them read the
+-- whole list.
 local function install(keys, args)
     local key, building = keys[1], header_of(keys[1])
     if not building or field(building, TOKEN) ~= args[1] then

@@ -13,7 +13,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Final
 
-from timeline.cache.connection import Node, Reply
+from timeline.cache.connection import Command, Node, Reply
 from timeline.cache.dataplane import DataPlane
 from timeline.cache.errors import ReplyError
 from timeline.cache.keys import slot_of
@@ -73,12 +73,18 @@ class Functions:
         replies = await self._plane.try_many(commands)
         lacking = [place for place, reply in enumerate(replies) if is_missing(reply)]
         if lacking:
-            await self._load_for([commands[place][0] for place in lacking])
-            for place, reply in zip(
-                lacking, await self._plane.try_many([commands[place] for place in lacking]), strict=True
-            ):
+            again = await self._try_with_library([commands[place] for place in lacking])
+            for place, reply in zip(lacking, again, strict=True):
                 replies[place] = reply
         return replies
+
+    async def _try_with_library(self, commands: Sequence[tuple[bytes, Command]]) -> Sequence[Reply]:
+        """Once more, where it has been loaded; otherwise why it could not be, for each."""
+        try:
+            await self._load_for([key for key, _ in commands])
+        except Unavailable as error:
+            return [error] * len(commands)
+        return await self._plane.try_many(commands)
 
     async def _load_for(self, keys: Sequence[bytes]) -> None:
         """Into the nodes of these keys."""

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from time import time
 from typing import Final
 
 import numpy as np
-from hiredis import ReplyError as RawError
+import numpy.typing as npt
 
-from timeline.cache.appends import Appends, Block, Frame, blocks
+from timeline.cache.appends import Appends, Block, Frame, Numbers, blocks
 from timeline.cache.connection import Node, Reply
 from timeline.cache.dataplane import DataPlane
 from timeline.cache.errors import ReplyError
 from timeline.cache.functions import Functions, full_name
 from timeline.cache.keys import Keys
 from timeline.domain.entries import ENTRY_BYTES, Entry, UserIds, join
-from timeline.domain.errors import Unavailable
+from timeline.domain.errors import OutcomeUnknown, Unavailable
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.records import Header, ListKind
-from timeline.fanout.ports import Delivery
+from timeline.fanout.plan import is_late
+from timeline.fanout.ports import Delivery, NotAcknowledged
 from timeline.metrics import DELIVERIES, PUSHES, TRIMS
 
 log = logging.getLogger(__name__)
@@ -30,28 +32,47 @@ log = logging.getLogger(__name__)
 _ROWS_PER_ROUND: Final = 16_384  # 1.5 MB of commands, 4 ms of building: then the loop has its turn
 _ROUNDS_IN_FLIGHT: Final = 4  # built and not yet answered, a push
 _ONE_BY_ONE_MAX: Final = 1_000  # refused ones that are sent again at once
+_NOT_ACKNOWLEDGED: Final = -1  # in a length's place
 _TRIM_ATTEMPTS: Final = 2  # one push more may come between reading and cutting; then it is left to the next push
+
+Lengths = npt.NDArray[np.int64]
+
+
+def _now_ms() -> int:
+    return int(time() * 1000)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of appends: how many reached a list, which lists are too long, and the first error."""
+    """What became of appends: how many reached a list, which lists are too long, which rows were not acknowledged, and the first
+    reason why not."""
 
     appended: int = 0
     too_long: list[int] = field(default_factory=list)
+    rows: list[Numbers] = field(default_factory=list)
     error: Unavailable | None = None
 
     def add(self, other: Outcome) -> None:
         self.appended += other.appended
         self.too_long += other.too_long
+        self.rows += other.rows
         self.error = self.error or other.error
 
 
 class Pusher:
     """Appends by user. One method a port's method (Timelines hands on to these)."""
 
-    def __init__(self, plane: DataPlane, functions: Functions, keys: Keys, limits: Limits) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        functions: Functions,
+        keys: Keys,
+        limits: Limits,
+        clock_ms: Callable[[], int] = _now_ms,
+    ) -> None:
         self._plane, self._functions, self._keys, self._limits = plane, functions, keys, limits
+        self._clock_ms = clock_ms
+        self._seconds = limits.push_timeout_ms / 1000
         self._frames = {
             (kind, late): Frame(self._words(late), *keys.list_parts(kind))
             for kind in ListKind
@@ -68,95 +89,155 @@ class Pusher:
 
     async def push(self, deliveries: Sequence[Delivery]) -> int:
         """See fanout/ports.py, Pushes."""
-        outcome = Outcome()
-        for late in (False, True):
-            appends = to_appends([(each.entry, each.followers) for each in deliveries if each.late == late])
-            PUSHES.inc(len(appends))
-            outcome.add(await self._append_all(ListKind.home, appends, late=late))
+        PUSHES.inc(sum([len(each.followers) for each in deliveries]))
+        outcome, left = await self._deliver(ListKind.home, deliveries)
         DELIVERIES.inc(outcome.appended)
-        return self._checked(outcome)
+        if left:
+            raise NotAcknowledged(str(outcome.error), left) from outcome.error
+        return outcome.appended
 
     async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
         """See fanout/ports.py, Pushes."""
-        outcome = Outcome()
-        for late in (False, True):
-            own = [(entry, np.array([entry.author_id], np.int64)) for entry, is_late in entries if is_late == late]
-            appends = to_appends(own)
-            outcome.add(await self._append_all(ListKind.profile, appends, late=late))
-            outcome.add(await self._append_all(ListKind.home, appends, late=late))
-        self._checked(outcome)
+        own = [Delivery(entry, np.array([entry.author_id], np.int64), late) for entry, late in entries]
+        both = await asyncio.gather(*(self._deliver(kind, own) for kind in ListKind))  # one write a node
+        if left := {each.entry: each for _, part in both for each in part}:
+            error = next(outcome.error for outcome, part in both if part)
+            raise NotAcknowledged(str(error), list(left.values())) from error
 
     async def push_own(self, entry: Entry) -> None:
-        """See writing/ports.py, OwnLists. Both lists are on one node: one write."""
+        """See writing/ports.py, OwnLists. Marked as late by the rule of fan-out, and once more if it has grown late on its way."""
+        late = is_late(entry, self._clock_ms(), self._limits)
+        await self._push_own(entry, late)
+        if not late and is_late(entry, self._clock_ms(), self._limits):
+            await self._push_own(entry, True)
+
+    async def _push_own(self, entry: Entry, late: bool) -> None:
+        """Both lists are on one node: one write. Raises Unavailable."""
         author, packed = entry.author_id, entry.pack()
         keys = {kind: self._keys.list_of(kind, author) for kind in ListKind}
-        lengths = await self._plane.execute_many([(key, (b"RPUSHX", key, packed)) for key in keys.values()])
+        try:
+            async with asyncio.timeout(self._seconds):
+                if late:
+                    calls = [(key, (packed,)) for key in keys.values()]
+                    lengths = await self._functions.call_many("push_late", calls)
+                else:
+                    lengths = await self._plane.execute_many([(key, (b"RPUSHX", key, packed)) for key in keys.values()])
+        except TimeoutError as error:
+            raise OutcomeUnknown(self._too_slow()) from error
         for kind, length in zip(keys, lengths, strict=True):
             if length > self._length_max(kind):
                 await self._trim(kind, [author])
 
-    @staticmethod
-    def _checked(outcome: Outcome) -> int:
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.appended
+    def _too_slow(self) -> str:
+        return f"redis: not acknowledged within {self._limits.push_timeout_ms} ms"
 
     def _length_max(self, kind: ListKind) -> int:
         """Header included; above it, a list is cut."""
         return self._entries_max[kind] + self._limits.timeline_slack + 1
 
-    async def _append_all(self, kind: ListKind, appends: Appends, *, late: bool) -> Outcome:
-        """Every append sent and answered, or refused; then lists that are too long cut."""
+    async def _deliver(self, kind: ListKind, deliveries: Sequence[Delivery]) -> tuple[Outcome, list[Delivery]]:
+        """All sent and answered, or given up; then lists that are too long cut. What became of it, and what remains.
+
+        Those that are not marked as late come first and have their time from now on: after it they would break W unmarked.
+        """
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        total, left = Outcome(), list[Delivery]()
+        for late in (False, True):
+            mine = [each for each in deliveries if each.late == late]
+            appends = to_appends([(each.entry, each.followers) for each in mine])
+            outcome = await self._append_all(kind, appends, late, None if late else deadline)
+            if outcome.rows:
+                left += remaining(mine, np.concatenate(outcome.rows))
+            total.add(outcome)
+        await self._trim(kind, dict.fromkeys(total.too_long))
+        return total, left
+
+    async def _append_all(self, kind: ListKind, appends: Appends, late: bool, deadline: float | None) -> Outcome:
         total, under_way = Outcome(), list[asyncio.Task[Outcome]]()
         async with asyncio.TaskGroup() as tasks:
             for start in range(0, len(appends), _ROWS_PER_ROUND):
                 part = appends[start : start + _ROWS_PER_ROUND]
-                under_way.append(tasks.create_task(self._append(kind, part, late)))
+                under_way.append(tasks.create_task(self._append(kind, part, start, late, deadline)))
                 await asyncio.sleep(0)
                 if len(under_way) == _ROUNDS_IN_FLIGHT:
                     total.add(await under_way.pop(0))
             for task in under_way:
                 total.add(await task)
-        await self._trim(kind, dict.fromkeys(total.too_long))
         return total
 
-    async def _append(self, kind: ListKind, appends: Appends, late: bool) -> Outcome:
+    async def _append(
+        self, kind: ListKind, appends: Appends, start: int, late: bool, deadline: float | None
+    ) -> Outcome:
+        """`start`: of these rows among all."""
         topology = self._plane.topology
         nodes = topology.numbered
         total = Outcome()
         found = blocks(appends, self._frames[kind, late], topology.numbers)
-        sent = await asyncio.gather(*(self._send(kind, appends, block, nodes, late) for block in found))  # one a node
-        for outcome in sent:
+        sent = (self._send(kind, appends, block, nodes, late, deadline) for block in found)  # one a node
+        for outcome in await asyncio.gather(*sent):
             total.add(outcome)
+        total.rows = [rows + start for rows in total.rows]
         return total
 
     async def _send(
-        self, kind: ListKind, appends: Appends, block: Block, nodes: tuple[Node, ...], late: bool
+        self,
+        kind: ListKind,
+        appends: Appends,
+        block: Block,
+        nodes: tuple[Node, ...],
+        late: bool,
+        deadline: float | None,
     ) -> Outcome:
         """One node's share. An error is in the outcome, so that the others' answers are read all the same."""
-        if block.node < 0:
-            self._plane.topology.want()
-            return Outcome(error=Unavailable("redis: a part of the slots is served by nobody"))
-        try:
-            replies = await self._plane.bulk(
-                nodes[block.node], block.data, len(block.places), "push_late" if late else "push"
-            )
-        except Unavailable as error:
-            return Outcome(error=error)
+        lengths = np.full(len(block.places), _NOT_ACKNOWLEDGED, np.int64)
         outcome = Outcome()
-        refused = [at for at, reply in enumerate(replies) if reply.__class__ is RawError]
-        if refused:
-            outcome.error = await self._send_again(kind, appends, block, replies, refused, late)
-        lengths = np.array([0 if isinstance(reply, Unavailable) else reply for reply in replies], np.int64)
-        outcome.appended = int(np.count_nonzero(lengths))
+        try:
+            async with asyncio.timeout_at(deadline):
+                outcome.error = await self._exchange(kind, appends, block, nodes, late, deadline, lengths)
+        except TimeoutError:
+            outcome.error = OutcomeUnknown(self._too_slow())
+        except Unavailable as error:
+            outcome.error = error
+        outcome.appended = int(np.count_nonzero(lengths > 0))
         outcome.too_long = appends.users[block.places[lengths > self._length_max(kind)]].tolist()
+        if outcome.error is not None:
+            outcome.rows = [block.places[lengths == _NOT_ACKNOWLEDGED]]
         return outcome
 
-    async def _send_again(
-        self, kind: ListKind, appends: Appends, block: Block, replies: list[Reply], refused: list[int], late: bool
+    async def _exchange(
+        self,
+        kind: ListKind,
+        appends: Appends,
+        block: Block,
+        nodes: tuple[Node, ...],
+        late: bool,
+        deadline: float | None,
+        lengths: Lengths,
     ) -> Unavailable | None:
-        """Refused commands once more, one by one: redirects are followed, a lost library is loaded. New replies take the refusals'
-        places. Raises ReplyError."""
+        """Send a block; into `lengths` goes what each list's length is now, as far as it was told in time. The first reason why not.
+        Raises Unavailable, TimeoutError, ReplyError."""
+        if block.node < 0:
+            self._plane.topology.want()
+            raise Unavailable("redis: a part of the slots is served by nobody")
+        _check(deadline)
+        operation = "push_late" if late else "push"
+        replies = await self._plane.bulk(nodes[block.node], block.data, len(block.places), operation)
+        _check(deadline)
+        lengths[:] = _lengths(replies)
+        refused = np.flatnonzero(lengths == _NOT_ACKNOWLEDGED)
+        return await self._send_again(kind, appends, block, refused, late, deadline, lengths) if len(refused) else None
+
+    async def _send_again(
+        self,
+        kind: ListKind,
+        appends: Appends,
+        block: Block,
+        refused: Numbers,
+        late: bool,
+        deadline: float | None,
+        lengths: Lengths,
+    ) -> Unavailable | None:
+        """Refused commands once more, one by one: redirects are followed, a lost library is loaded."""
         failed = None
         for start in range(0, len(refused), _ONE_BY_ONE_MAX):
             part = refused[start : start + _ONE_BY_ONE_MAX]
@@ -168,10 +249,11 @@ class Pusher:
                 fresh = await self._functions.try_many("push_late", [(key, (entry,)) for key, entry in keyed])
             else:
                 fresh = await self._plane.try_many([(key, (b"RPUSHX", key, entry)) for key, entry in keyed])
-            for at, reply in zip(part, fresh, strict=True):
+            _check(deadline)
+            lengths[part] = _lengths(fresh)
+            for reply in fresh:
                 if isinstance(reply, ReplyError):
                     raise reply
-                replies[at] = reply
                 if isinstance(reply, Unavailable):
                     failed = failed or reply
         return failed
@@ -215,3 +297,27 @@ def to_appends(pairs: Sequence[tuple[Entry, UserIds]]) -> Appends:
     packed = np.frombuffer(b"".join(entry.pack() for entry, _ in pairs), np.uint8).reshape(-1, ENTRY_BYTES)
     of_entry = np.repeat(np.arange(len(pairs)), [len(users) for _, users in pairs])
     return Appends(np.concatenate([users for _, users in pairs]), packed[of_entry])
+
+
+def remaining(deliveries: Sequence[Delivery], rows: Numbers) -> list[Delivery]:
+    """What these rows of the deliveries' appends were made of."""
+    ends = np.cumsum([0, *[len(each.followers) for each in deliveries]])
+    ordered = np.sort(rows)
+    parts = np.split(ordered, np.searchsorted(ordered, ends[1:-1]))
+    return [
+        replace(each, followers=each.followers[part - start])
+        for each, part, start in zip(deliveries, parts, ends[:-1], strict=False)
+        if len(part)
+    ]
+
+
+def _lengths(replies: list[Reply]) -> Lengths:
+    """Of the lists, 0 where there is none; _NOT_ACKNOWLEDGED in the place of an error."""
+    found = (reply if reply.__class__ is int else _NOT_ACKNOWLEDGED for reply in replies)
+    return np.fromiter(found, np.int64, len(replies))
+
+
+def _check(deadline: float | None) -> None:
+    """Raises TimeoutError after it: a timer is not enough, since a process that stood still may read its answers first."""
+    if deadline is not None and asyncio.get_running_loop().time() > deadline:
+        raise TimeoutError

@@ -86,14 +86,17 @@ class Timelines:
         begun: int = await self._functions.call("begin_build", key, header.pack(), building_ms)
         return token if begun == 1 else None
 
-    async def install(self, kind: ListKind, user_id: UserId, token: int, history: Stretch, built_ms: int) -> bool:
+    async def install(
+        self, kind: ListKind, user_id: UserId, token: int, history: Stretch, built_ms: int, authors: int = 0
+    ) -> bool:
         kept = history.entries[: self._entries_max(kind)]
         floor = history.complete_from
         if len(kept) < len(history.entries):
             floor = max(floor, int(history.entries["tweet"][len(kept)]) + 1)  # just above the newest one dropped
-        header = Header(floor=floor, epoch=token, base=0, built_ms=built_ms, late=0)
+        header = Header(floor=floor, epoch=token, base=0, built_ms=built_ms, late=0, authors=authors)
         newest = int(kept["tweet"][0]) if len(kept) else 0
-        line = max(newest - (self._limits.late_after_ms << TIME_SHIFT), 0) >> TIME_SHIFT << TIME_SHIFT
+        apart_ms = self._limits.late_after_ms + self._limits.clock_skew_ms
+        line = max(newest - (apart_ms << TIME_SHIFT), 0) >> TIME_SHIFT << TIME_SHIFT
         installed: int = await self._functions.call(
             "install",
             self._keys.list_of(kind, user_id),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -30,7 +32,7 @@ class Unavailable(TimelineError):
 
 
 class OutcomeUnknown(Unavailable):
-    """A write timed out: it may or may not have happened. Retry only what is idempotent."""
+    """A write timed out, or a change was begun and not finished: it may or may not have happened. Retry only what is idempotent."""
 
 
 class Overloaded(Unavailable):
@@ -43,3 +45,15 @@ class Stored(Unavailable):
 
 class PoisonEvent(TimelineError):
     """An event that can never succeed. It goes to its dead-letter topic with this reason."""
+
+
+@contextmanager
+def after_effect() -> Iterator[None]:
+    """Around what follows the first effect of a change: an engine that fails or refuses there leaves a change that is done in part, so
+    every Unavailable becomes OutcomeUnknown. An Overloaded would say that nothing was done."""
+    try:
+        yield
+    except (OutcomeUnknown, Stored):
+        raise
+    except Unavailable as error:
+        raise OutcomeUnknown(f"begun, and not finished: {error}") from error

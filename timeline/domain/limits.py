@@ -16,7 +16,7 @@ class Limits:
     tweet_weight_max: int = 280  # Twitter's own; counted by its weights, not by characters
     media_max: int = 4  # pictures beside a tweet
     name_characters_max: int = 50
-    body_bytes_max: int = 65_536  # the largest body is a tweet of 280 weighted characters, escaped: under 16 KB
+    body_bytes_max: int = 65_536  # a URL weighs 23 however long it is; this is where API.md draws the line
     body_read_seconds: int = 10  # whoever sends a body more slowly holds a connection for nothing
     header_bytes_max: int = 8_190  # a line or a field; a JWT with a large set of claims is 4 KB
     faults_max: int = 32  # bad members named in one answer: a body of 64 KiB could hold thousands
@@ -30,6 +30,7 @@ class Limits:
     ids_per_request_max: int = 100  # GET /api/tweet?ids=
     ancestors_max: int = 50
     followees_max: int = 10_000  # a reader's context is read with every page: 16 bytes each, so 160 KB
+    relations_max: int = 10_000  # blocks, and mutes, of one user: part of the same context
     idempotency_key_seconds: int = 86_400  # kept a day: a client's retries end long before
 
     # Timelines in Redis
@@ -55,7 +56,12 @@ class Limits:
     pull_authors_per_query: int = 25  # measured: IN of 25 answers 200 authors in 11 ms, a query each in 54
     pull_rows_per_author: int = 20
     pull_queries_in_flight: int = 16  # beyond 16 to 32 a process only the tail grows
-    refill_rounds_max: int = 8  # a page that rules emptied is refilled this often, then is short
+    refill_rounds_max: int = 8  # stretches of a page that rules emptied; then it is short
+    hydrations_max: int = 12  # of one page: a cheap request must not hold a worker over a list that rules hide
+    hydrate_entries: int = 50  # looked up at once where rules hide more than they show
+    rebuild_stretches_max: int = (
+        64  # an author with thousands of deleted tweets is given up on: the floor is then higher
+    )
     rebuilds_in_flight: int = 64  # a process's share; a node coming back must not flood the store
     fills_in_flight: int = 256  # background fills of caches; beyond, a fill is left out
 
@@ -63,6 +69,7 @@ class Limits:
     outbox_shards: int = 64  # so that no partition of ten seconds nears 100,000 tombstones at 30,000 tweets/s
     outbox_bucket_ms: int = 10_000
     outbox_seconds: int = 7 * 86_400  # longer than any outage of Kafka that anybody will sit through
+    event_topic_seconds: int = 7 * 86_400  # in Kafka: its outbox row is gone by then, and fan-out may be down
     relay_after_ms: int = 2_000  # younger rows are still being produced by the process that wrote them
     relay_resweep_seconds: int = 3 * 3_600  # hints and batch logs deliver late, up to Cassandra's hint window
     relay_slots_per_second: int = 10  # of each sweep but the live one: looking at empty shards must not cost a core
@@ -113,6 +120,12 @@ class Limits:
     )
     readiness_check_ms: int = 900  # one check of one engine: below the second after which most probes give up
 
+    @property
+    def push_timeout_ms(self) -> int:
+        """How long a push that is not marked as late may take, until it was acknowledged: its turn among the bytes in flight, the
+        commands, and once more those that were refused."""
+        return 2 * self.redis_timeout_ms
+
     def __post_init__(self) -> None:
         """A relation that does not hold is a ValueError, before anything starts."""
         for name in self.__slots__:
@@ -121,13 +134,14 @@ class Limits:
         for holds, why in (
             (self.page_default <= self.page_max, "page_default is above page_max"),
             (self.timeline_slack <= self.timeline_entries_max, "a trim would drop more than a timeline"),
-            (self.redis_timeout_ms * 2 < self.late_after_ms, "a push could arrive late without being marked"),
+            (self.push_timeout_ms < self.late_after_ms, "a push could arrive late without being marked"),
             (self.clock_skew_ms < self.late_after_ms, "skewed clocks alone would make entries late"),
             (
                 self.relay_after_ms < self.relay_resweep_seconds * 1000,
                 "the second sweep would run before the first",
             ),
             (self.relay_resweep_seconds < self.outbox_seconds, "rows would expire before the second sweep"),
+            (self.event_topic_seconds >= self.outbox_seconds, "Kafka would forget an event sooner than the outbox"),
             (self.pull_authors_per_query <= 100, "Scylla refuses more than 100 partitions in one IN"),
             (self.pull_queries_in_flight <= 32, "more in flight a process lengthens only the tail"),
         ):

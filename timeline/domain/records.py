@@ -16,7 +16,7 @@ from timeline.domain.entries import UserIds
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Counts, Reader, Tweet, Visibility, contains
 
-_HEADER = struct.Struct(">BB20sQQQQQQ")
+_HEADER = struct.Struct(">BB20sQQQQQQQ")
 _POST = struct.Struct(">BBQQQQQQQ")
 _STATE = struct.Struct(">BBQIII")
 _AUTHOR = struct.Struct(">BBQQ")
@@ -41,6 +41,8 @@ class Header:
     `floor`: every delivered entry with an id at or above it is in the list. An entry's arrival number is `base` plus its
     index in the list, the header being index 0; `late` is the newest arrival that came later than W after its id's time (0: none). A
     rebuild begins a new `epoch`. While `token` is not 0 the list is being built, and only what arrived meanwhile is in it.
+    `authors` is the fingerprint of whose tweets were pulled into it (and since when they are followed): for another set it is
+    not the list.
     """
 
     floor: int
@@ -49,6 +51,7 @@ class Header:
     built_ms: int
     late: int
     token: int = 0
+    authors: int = 0
     replication: bytes = UNKNOWN_REPLICATION
 
     @property
@@ -56,16 +59,16 @@ class Header:
         return self.token != 0
 
     def pack(self) -> bytes:
-        return _HEADER.pack(
-            HEADER_LAYOUT, 0, self.replication, self.floor, self.epoch, self.base, self.built_ms, self.late, self.token
-        )
+        numbers = (self.floor, self.epoch, self.base, self.built_ms, self.late, self.token, self.authors)
+        return _HEADER.pack(HEADER_LAYOUT, 0, self.replication, *numbers)
 
     @staticmethod
     def unpack(data: bytes) -> Header | None:
         if len(data) != HEADER_BYTES or data[0] != HEADER_LAYOUT:
             return None
-        _, _, replication, floor, epoch, base, built_ms, late, token = _HEADER.unpack(data)
-        return Header(floor, epoch, base, built_ms, late, token, replication)
+        _, _, replication, *numbers = _HEADER.unpack(data)
+        floor, epoch, base, built_ms, late, token, authors = numbers
+        return Header(floor, epoch, base, built_ms, late, token, authors, replication)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +117,39 @@ class Post:
 
 
 NO_COUNTS = Counts()
+_FINAL = 1 << 63  # above every version
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The part of a tweet that changes: read with every request, 60 s old at most."""
+    """The part of a tweet that changes: read with every request, 60 s old at most.
+
+    Packed, a deletion is newer than all that is no deletion, whatever the versions: it is final, and an edit decided at the same
+    time must not bring the tweet back.
+    """
 
     version: int
     deleted: bool
     followers_only: bool
     counts: Counts = NO_COUNTS
 
+    @property
+    def order(self) -> int:
+        """Which of two states is newer."""
+        return self.version | (_FINAL if self.deleted else 0)
+
     def pack(self) -> bytes:
         flags = self.deleted | self.followers_only << 1
         return _STATE.pack(
-            STATE_LAYOUT, flags, self.version, self.counts.likes, self.counts.retweets, self.counts.replies
+            STATE_LAYOUT, flags, self.order, self.counts.likes, self.counts.retweets, self.counts.replies
         )
 
     @staticmethod
     def unpack(data: bytes) -> State | None:
         if len(data) != _STATE.size or data[0] != STATE_LAYOUT:
             return None
-        _, flags, version, likes, retweets, replies = _STATE.unpack(data)
-        return State(version, bool(flags & 1), bool(flags & 2), Counts(likes, retweets, replies))
+        _, flags, order, likes, retweets, replies = _STATE.unpack(data)
+        return State(order & ~_FINAL, bool(flags & 1), bool(flags & 2), Counts(likes, retweets, replies))
 
     @staticmethod
     def of(tweet: Tweet, counts: Counts) -> State:

@@ -64,6 +64,8 @@ def connection(settings: Settings, name: str) -> dict[str, Any]:
             "ssl.key.location": settings.kafka_tls_key,
         }
         config |= {option: str(path) for option, path in files.items() if path is not None}
+        # librdkafka's own default since 2.0: without a CA of ours, the name is all that tells our broker from others
+        config["ssl.endpoint.identification.algorithm"] = "https"
     if settings.kafka_username is not None and settings.kafka_password is not None:
         config |= {
             "sasl.mechanism": settings.kafka_sasl_mechanism,

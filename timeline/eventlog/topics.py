@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from time import monotonic
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic, TopicMetadata  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+    TopicMetadata,
+)
 
 from timeline.domain.errors import Unavailable
 from timeline.eventlog import client
@@ -53,6 +60,7 @@ class TopicStatus:
     partitions: int
     partitions_wanted: int
     led: int
+    differs: tuple[str, ...] = ()  # options that are not as a new topic would get them
 
     @property
     def is_ready(self) -> bool:
@@ -64,7 +72,7 @@ class TopicStatus:
             return f"{self.name}: missing"
         differs = "" if self.partitions == self.partitions_wanted else f" (settings say {self.partitions_wanted})"
         leaderless = "" if self.is_ready else f", {self.partitions - self.led} without a leader"
-        return f"{self.name}: {self.partitions} partitions{differs}{leaderless}"
+        return "; ".join([f"{self.name}: {self.partitions} partitions{differs}{leaderless}", *self.differs])
 
 
 def wanted(settings: Settings) -> dict[str, int]:
@@ -75,7 +83,8 @@ def wanted(settings: Settings) -> dict[str, int]:
 
 def status(settings: Settings) -> list[TopicStatus]:
     """Every topic as it is. Raises Unavailable."""
-    return _status(AdminClient(client.connection(settings, "admin")), settings)
+    admin = AdminClient(client.connection(settings, "admin"))
+    return _compared(admin, settings, _status(admin, settings))
 
 
 def ensure_topics(settings: Settings, seconds: float = 30.0, say: Callable[[str], None] = lambda line: None) -> None:
@@ -95,7 +104,7 @@ def ensure_topics(settings: Settings, seconds: float = 30.0, say: Callable[[str]
         if monotonic() > deadline:
             raise Unavailable("kafka: " + "; ".join(str(topic) for topic in topics if not topic.is_ready))
         admin.poll(_ASK_AGAIN_SECONDS)
-    for topic in topics:
+    for topic in _compared(admin, settings, topics):
         say(f"{topic}{' (created)' if topic.name in missing else ''}")
 
 
@@ -122,11 +131,35 @@ def _create(admin: AdminClient, settings: Settings, names: set[str]) -> None:
 
 
 def _config(settings: Settings, topic_name: str) -> dict[str, str]:
-    # acks=all means all in sync: with one copy out of sync there must still be another that has it
-    config = {"min.insync.replicas": str(max(1, settings.kafka_replication - 1))}
+    # acks=all means all in sync, and may be one. An event that was acknowledged is in no outbox any more, so two nodes must have it
+    # where there are two; while one of two is away, the outbox holds what is posted
+    config = {"min.insync.replicas": str(min(2, settings.kafka_replication))}
     if topic_name.endswith(dead("")):
-        config |= {"retention.ms": str(_DEAD_RETENTION_MS), "max.message.bytes": str(_DEAD_BYTES_MAX)}
-    return config
+        return config | {"retention.ms": str(_DEAD_RETENTION_MS), "max.message.bytes": str(_DEAD_BYTES_MAX)}
+    return config | {"retention.ms": str(settings.limits.event_topic_seconds * 1000)}
+
+
+def _compared(admin: AdminClient, settings: Settings, topics: list[TopicStatus]) -> list[TopicStatus]:
+    """With the options of those that exist. Raises Unavailable."""
+    asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics if topic.partitions]
+    there: dict[str, dict[str, ConfigEntry]] = {}
+    if asked:
+        for resource, future in admin.describe_configs(asked, request_timeout=_CALL_SECONDS).items():
+            try:
+                there[resource.name] = future.result()
+            except KafkaException as error:
+                raise client.translate(client.of(error)) from error
+    return [replace(topic, differs=_differences(settings, topic.name, there.get(topic.name))) for topic in topics]
+
+
+def _differences(settings: Settings, topic_name: str, there: dict[str, ConfigEntry] | None) -> tuple[str, ...]:
+    if there is None:
+        return ()
+    return tuple(
+        f"{option} is {there[option].value} (a new topic gets {value})"
+        for option, value in _config(settings, topic_name).items()
+        if there[option].value != value
+    )
 
 
 def _status(admin: AdminClient, settings: Settings) -> list[TopicStatus]:

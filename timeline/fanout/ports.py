@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from timeline.domain.entries import Entry, UserIds
+from timeline.domain.errors import Unavailable
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import UserId
 from timeline.domain.model import Tweet
@@ -37,16 +38,30 @@ class Delivery:
     late: bool
 
 
+class NotAcknowledged(Unavailable):
+    """Redis did not acknowledge all of a push in time. `left` is what remains; what was acknowledged is not pushed again: its lists
+    would hold it once more a try, and lose what they held before."""
+
+    def __init__(self, reason: str, left: Sequence[Delivery]) -> None:
+        super().__init__(reason)
+        self.left = left
+
+
 class Pushes(Protocol):
-    """cache/timelines.py"""
+    """cache/timelines.py
+
+    Acknowledged is what Redis answered; if it is not `late`, within push_timeout_ms of the call, so that it stands in its list within
+    W. What may have happened, for all that is known, is not: to append it twice is harmless.
+    """
 
     async def push(self, deliveries: Sequence[Delivery]) -> int:
         """Append each entry to each follower's home list, where it exists (RPUSHX), and trim lists that are a quarter over.
         Returns the number of appends that Redis acknowledged as done to an existing list. Commands grouped by node, bytes in flight
-        bounded. Raises Unavailable when any was not acknowledged: then all may be pushed again."""
+        bounded. Raises NotAcknowledged with the followers who remain of each delivery."""
 
     async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
-        """Append each (entry, late) to its author's profile list and to the author's own home list, where they exist."""
+        """Append each (entry, late) to its author's profile list and to the author's own home list, where they exist. Both are on one
+        node. Raises NotAcknowledged with the entries of which either list did not acknowledge, each for its author."""
 
 
 @dataclass(frozen=True, slots=True)

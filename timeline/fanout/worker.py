@@ -17,7 +17,7 @@ from timeline.domain.ids import time_ms
 from timeline.domain.limits import Limits
 from timeline.fanout.patience import Patience
 from timeline.fanout.plan import ByAuthor, Gathering, Push, by_author, is_late
-from timeline.fanout.ports import Batch, Events, Followers, Pushes
+from timeline.fanout.ports import Batch, Events, Followers, NotAcknowledged, Pushes
 from timeline.fanout.stopping import closing, drain, unless
 
 _log = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ async def run_fanout(
             room.release()
 
     async with asyncio.TaskGroup() as group:
-        while True:
-            await room.acquire()
+        while await unless(stopping, room.acquire()):
             batch = await unless(stopping, events.batch()) if not stopping.is_set() else None
             if batch is None:
                 break
@@ -76,7 +75,7 @@ class Fanout:
     async def deliver(self, batch: Batch) -> None:
         """Return when everything of it is in Redis and it is done; waits for engines that are away, for ever."""
         entries = by_author(batch.events)
-        await self._patience.until_available(lambda: self._push_profiles(entries))
+        await self._push_profiles(entries)
         await self._patience.until_available(lambda: self._push_followers(entries))
         now_ms = self._clock_ms()
         for event in batch.events:
@@ -84,9 +83,19 @@ class Fanout:
         await self._events.done(batch)
 
     async def _push_profiles(self, entries: ByAuthor) -> None:
-        now_ms = self._clock_ms()
-        own = [(entry, is_late(entry, now_ms, self._limits)) for each in entries.values() for entry in each]
-        await self._pushes.push_profiles(own)
+        """As _push."""
+        left = [entry for each in entries.values() for entry in each]
+
+        async def once() -> None:
+            nonlocal left
+            now_ms = self._clock_ms()
+            try:
+                await self._pushes.push_profiles([(entry, is_late(entry, now_ms, self._limits)) for entry in left])
+            except NotAcknowledged as error:
+                left = [each.entry for each in error.left]
+                raise
+
+        await self._patience.until_available(once)
 
     async def _push_followers(self, entries: ByAuthor) -> None:
         """A push that fails is repeated alone, so that what others have is not appended again; followers that cannot be read are
@@ -100,8 +109,16 @@ class Fanout:
             await self._push(push)
 
     async def _push(self, push: Push) -> None:
+        """Until all of it is acknowledged; only what was not is pushed again. What is late is decided anew each time: it grows late
+        while Redis is away."""
+        left = push
+
         async def once() -> None:
-            # what is late is decided anew each time: it grows late while Redis is away
-            await self._pushes.push(push.deliveries(self._clock_ms(), self._limits))
+            nonlocal left
+            try:
+                await self._pushes.push(left.deliveries(self._clock_ms(), self._limits))
+            except NotAcknowledged as error:
+                left = Push.of(error.left)
+                raise
 
         await self._patience.until_available(once)

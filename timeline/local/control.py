@@ -122,7 +122,7 @@ class Attached:
 
 
 def serve_requests(fleet: Fleet) -> None:
-    """Does what is asked for in the fleet's folder, oldest first."""
+    """Does what is asked for in the fleet's folder, oldest first. What cannot be done is answered so."""
     for request in sorted((fleet.folder / "requests").glob("*.json")):
         wanted = json.loads(request.read_text())
         actions: dict[str, Callable[[str], None]] = {
@@ -132,4 +132,7 @@ def serve_requests(fleet: Fleet) -> None:
             actions[wanted["action"]](wanted["name"])
         except LocalFailure as failure:
             request.with_suffix(".failed").write_text(json.dumps([failure.problem, failure.remedy]))
+        except KeyError as error:  # a process that has ended since it was asked for, or a word that is none of ours
+            told = [str(error.args[0]), "see `timeline local status`"]
+            request.with_suffix(".failed").write_text(json.dumps(told))
         request.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from timeline.local.redis_engine import Redis
 Say = Callable[[str], None]
 
 _MARKER = "timeline-local.json"  # says that a folder is ours, and of what topology its data is
+_JOURNALS = (".load", ".load.stale")  # of `timeline load`, which may come first
 _LOCKS = Path(__file__).parent
 KINDS = ("cassandra", "kafka", "redis")
 
@@ -65,6 +66,7 @@ def open_fleet(folder: Path, topology: Topology, *, fresh: bool = False) -> Iter
             ) from error
         if fresh:
             _empty(folder)
+        shutil.rmtree(folder / "requests", ignore_errors=True)  # left behind: who asked has given up
         _check_topology(folder, topology)
         fleet = Fleet(folder)
         try:
@@ -154,7 +156,7 @@ def _claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / _MARKER).exists():
-            if any(folder.iterdir()):
+            if any(not entry.name.endswith(_JOURNALS) for entry in folder.iterdir()):
                 raise LocalFailure(f"{folder} holds other things", "name an empty or a new folder with --dir")
             (folder / _MARKER).write_text("{}\n")
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 
 _SECRET = ("_SECRET", "_PASSWORD", "_KEYS")
+_USER_IN_URL = re.compile(r"//[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class State:
 def write_state(folder: Path, state: State) -> None:
     """In one step: a reader sees the old or the new."""
     partial = folder / ".state.json.partial"
-    partial.write_text(json.dumps(asdict(state), indent=1) + "\n")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        os.fchmod(file.fileno(), 0o600)  # one left behind keeps the mode that it had
+        file.write(json.dumps(asdict(state), indent=1) + "\n")
     os.replace(partial, folder / "state.json")
 
 
@@ -69,5 +73,9 @@ def is_ours(name: str) -> bool:
 
 
 def shown(env: Mapping[str, str]) -> dict[str, str]:
-    """Our settings in `env`, without the secret ones."""
-    return {name: value for name, value in env.items() if is_ours(name) and not name.endswith(_SECRET)}
+    """Our settings in `env`, without the secret ones, and without the user in any URL."""
+    return {
+        name: _USER_IN_URL.sub("//***@", value)
+        for name, value in env.items()
+        if is_ours(name) and not name.endswith(_SECRET)
+    }

@@ -23,10 +23,11 @@ from time import monotonic, time_ns
 
 import numpy as np
 
+from timeline.domain.entries import UserIds
 from timeline.domain.errors import BadRequest, Unavailable
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
-from timeline.ops.files import BadFile, Kind, PostRow, digest, read_follows, read_posts
+from timeline.ops.files import BadFile, Follows, Kind, PostRow, digest, read_follows, read_posts
 from timeline.ops.journal import Journal
 from timeline.ops.pace import Pace, at_once
 from timeline.ops.people import make_users
@@ -100,11 +101,15 @@ class Figures:
 async def run_load(plan: LoadPlan, doors: Doors, limits: Limits, progress: Progress) -> Figures:
     """Load it, or go on. Raises BadFile, JournalError, OSError; Unavailable when an engine stays away for load_retry_seconds."""
     about = await asyncio.to_thread(digest, (plan.follows, plan.posts))
+    # a new journal is of files that can be read: it would be in the way of the same files put right
+    graph = None if plan.journal.exists() else await asyncio.to_thread(_read_graph, plan)
     figures = Figures()
     with await _open_journal(plan.journal, about, doors) as journal:
         if not journal.done.graph:
             began = monotonic()
-            await _load_graph(plan, doors, journal.done.at_us, figures, progress)
+            graph = graph or await asyncio.to_thread(_read_graph, plan)
+            await _load_graph(graph, doors, journal.done.at_us, figures, progress)
+            graph = None  # its memory is the posts' now
             figures.graph_seconds = monotonic() - began
             journal.graph_loaded()
         await _Replay(plan, doors, limits, journal, figures, progress).run()
@@ -135,9 +140,15 @@ def _set_aside(journal: Journal, path: Path, about: str) -> Journal:
     return Journal.open(path, about, time_ns() // 1000)
 
 
-async def _load_graph(plan: LoadPlan, doors: Doors, at_us: int, figures: Figures, progress: Progress) -> None:
-    follows = await asyncio.to_thread(read_follows, plan.follows)
-    others = await asyncio.to_thread(_people_in, plan.posts)
+def _read_graph(plan: LoadPlan) -> tuple[Follows, UserIds]:
+    """The follows, and who is named in the posts."""
+    return read_follows(plan.follows), _people_in(plan.posts)
+
+
+async def _load_graph(
+    graph: tuple[Follows, UserIds], doors: Doors, at_us: int, figures: Figures, progress: Progress
+) -> None:
+    follows, others = graph
     ids = np.union1d(np.union1d(follows.follower, follows.followee), others).tolist()
     users = list(make_users(ids, at_us))
     with progress.step("users", len(users)) as step:
@@ -149,7 +160,7 @@ async def _load_graph(plan: LoadPlan, doors: Doors, at_us: int, figures: Figures
     figures.users, figures.follows, figures.own_follows = len(users), len(follows.follower), follows.own
 
 
-def _people_in(posts: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _people_in(posts: Path) -> UserIds:
     people = {user for row in read_posts(posts) for user in (row.author, row.ref_user) if user}
     return np.array(sorted(people), np.int64)
 

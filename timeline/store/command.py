@@ -43,7 +43,7 @@ def apply(wait_seconds: float) -> None:
 def status() -> None:
     """Show every migration. The exit code is 0 when all are applied, 3 when some are pending or were changed since."""
     with _errors_told():
-        rows = read_status(read_settings())
+        rows = read_status(read_settings(), report=click.echo)
     for row in rows:
         click.echo(f"{row.name:40} {_state(row)}")
     if any(row.changed or row.applied_at is None for row in rows):
@@ -58,8 +58,8 @@ def _state(row: MigrationStatus) -> str:
 
 @contextmanager
 def _errors_told() -> Iterator[None]:
-    """What can go wrong, as one line and exit code 1; a bug keeps its traceback."""
+    """What can go wrong, as one line and exit code 1; a bug keeps its traceback, and a wrong setting is the command line's to tell."""
     try:
         yield
-    except (TimelineError, ValueError) as error:
+    except TimelineError as error:
         raise click.ClickException(str(error)) from error

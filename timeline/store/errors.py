@@ -11,6 +11,7 @@ from cassandra import (
     OperationTimedOut,
     RequestValidationException,
     Timeout,
+    UnresolvableContactPoints,
 )
 from cassandra import Unavailable as NotEnoughReplicas
 from cassandra.cluster import NoHostAvailable
@@ -61,6 +62,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, NoHostAvailable):
         causes = error.errors.items() if isinstance(error.errors, dict) else ()
         return "; ".join(f"{host}: {type(cause).__name__} {cause}" for host, cause in causes) or str(error)
+    if isinstance(error, UnresolvableContactPoints):
+        return "no name of a host resolves"
     return f"{type(error).__name__}: {error}"
 
 

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from timeline.domain.errors import BadRequest, OutcomeUnknown
+from timeline.domain.errors import BadRequest, OutcomeUnknown, after_effect
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader
@@ -110,11 +110,13 @@ class Graph:
                 values = (wanted.since_ms, wanted.version, follower, followee, stands.version)
             before = 1 if stands is None else stands.version + 1
             await self._session.run(_MIRROR, (followee, wanted.shard, follower, before))
-            stands = await self._decide(statement, values, follower, followee, wanted)
+            with after_effect():
+                stands = await self._decide(statement, values, follower, followee, wanted)
             changed = stands == wanted
         else:
             raise OutcomeUnknown("decisions about one follow keep overtaking each other")
-        await self._session.run(_MIRROR, (followee, stands.shard, follower, stands.version))
+        with after_effect():
+            await self._session.run(_MIRROR, (followee, stands.shard, follower, stands.version))
         if changed:
             await self._shards.maybe_open_next(followee, stands.shard)
         return changed
@@ -134,8 +136,27 @@ class Graph:
             changed = stands == wanted
         else:
             raise OutcomeUnknown("decisions about one follow keep overtaking each other")
-        await self._session.run(_MIRROR_END, (stands.version, followee, stands.shard, follower))
+        with after_effect():
+            await self._session.run(_MIRROR_END, (stands.version, followee, stands.shard, follower))
         return changed
+
+    async def end_across(self, one: UserId, other: UserId, at_us: int) -> None:
+        """End the follows between the two, either way, that stand while a block stands between them, and no others: each is read
+        before the block is, and ended only if it is still the one that was read. So a call that is late, and finds the block
+        gone, ends no follow that was made since."""
+        ways = ((one, other), (other, one))
+        for _ in range(_TRIES_MAX):
+            rows = await asyncio.gather(*(self._get(*way) for way in ways))
+            standing_now = [(way, row) for way, row in zip(ways, rows, strict=True) if row is not None and row.active]
+            if not standing_now or not await self.is_barred(one, other):
+                return
+            for (follower, followee), row in standing_now:
+                wanted = Follow(row.shard, row.since_ms, max(at_us, row.version + 1), False)
+                values = (wanted.version, wanted.version, follower, followee, row.version)
+                if await self._decide(_END, values, follower, followee, wanted) == wanted:
+                    with after_effect():
+                        await self._session.run(_MIRROR_END, (wanted.version, followee, row.shard, follower))
+        raise OutcomeUnknown("decisions about one follow keep overtaking each other")
 
     async def _check_room(self, follower: UserId) -> None:
         row = await self._session.one(_COUNT, (follower,))

@@ -10,10 +10,7 @@ with it everything down to the next bucket that anybody has.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +26,9 @@ from timeline.domain.entries import (
     concatenated,
     newest_first,
 )
-from timeline.domain.errors import Overloaded
 from timeline.domain.ids import BUCKET_SHIFT, ID_MAX, bucket
 from timeline.domain.limits import Limits
+from timeline.store.budget import PullBudget
 from timeline.store.columns import Columns, ints, joined
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Row, Session
@@ -60,11 +57,10 @@ class _Calendar:
 class StoreHistory:
     """assembly's History."""
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(self, session: Session, limits: Limits, budget: PullBudget | None = None) -> None:
         self._session = session
         self._limits = limits
-        self._budget = asyncio.Semaphore(limits.pull_queries_in_flight)
-        self._waiting = 0
+        self._budget = budget or PullBudget(limits)  # of its own only where nothing else pulls
 
     async def stretch(self, authors: UserIds, below: int, per_author: int) -> Stretch:
         """The newest entries of these authors with an id below `below`: from each author up to `per_author` of a bucket, deleted ones
@@ -105,7 +101,7 @@ class StoreHistory:
         return _Calendar(dict(by_bucket), horizon)
 
     async def _calendar_rows(self, params: tuple[list[int], int, int]) -> list[Row]:
-        async with self._slot():
+        async with self._budget.slot():
             return await self._session.rows(_BUCKETS, params)
 
     async def _bucket(self, authors: list[int], at: int, below: int, per_author: int) -> tuple[Entries, int]:
@@ -121,31 +117,12 @@ class StoreHistory:
         return concatenated(found), line
 
     async def _rows(self, params: tuple[list[int], int, int, int]) -> Columns:
-        async with self._slot():
+        async with self._budget.slot():
             pages = [page async for page in self._session.all_columns(_ROWS, params)]
         return pages[0] if len(pages) == 1 else joined(pages)
 
     def _chunks(self, authors: list[int]) -> list[Any]:
         return chunks(authors, self._limits.pull_authors_per_query)
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """One of pull_queries_in_flight of this process: the pull path has a budget of its own, so that with Redis away it takes
-        neither Cassandra down nor what else this process asks of it."""
-        if self._waiting >= self._limits.cassandra_requests_waiting_max:
-            raise Overloaded(f"{self._waiting} queries wait for the pull path's budget already")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._limits.cassandra_timeout_ms / 1000):
-                await self._budget.acquire()
-        except TimeoutError as error:
-            raise Overloaded(f"{self._waiting} queries wait for the pull path's budget") from error
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._budget.release()
 
 
 def _floor(calendar: _Calendar, done: int | None) -> int:

@@ -20,17 +20,19 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
+from cassandra import InvalidRequest
 from cassandra.cluster import Session as DriverSession
 
 from timeline.domain.errors import TimelineError, Unavailable
 from timeline.settings import Settings
 from timeline.store.errors import translate
-from timeline.store.session import connect
+from timeline.store.session import Cql, Session, connect
 
 LOCK_SECONDS = 60  # longer than any one statement takes, renewed before each
 WAIT_SECONDS = 90.0  # longer than the lock of a runner that died
 STATEMENT_SECONDS = 30.0  # a CREATE TABLE waits for every node
 
+_VERSIONS = Cql("schema_versions", "SELECT version FROM schema_migrations")
 _NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.cql$")
 _BOOK = """CREATE TABLE IF NOT EXISTS {keyspace}.schema_migrations (
     version int PRIMARY KEY, name text, checksum text, applied_at timestamp)
@@ -88,9 +90,26 @@ def migrations() -> list[Migration]:
     return list(found.values())
 
 
-def status(settings: Settings, files: list[Migration] | None = None) -> list[MigrationStatus]:
-    """Every migration, applied or pending; applied ones that this release does not know included. Raises Unavailable."""
+async def check(session: Session, keyspace: str) -> None:
+    """Raises Unavailable unless everything that this release needs was applied; what a newer one has applied does no harm."""
+    remedy = "run `timeline schema apply` first"
+    try:
+        await session.prepare([_VERSIONS])
+    except InvalidRequest as error:
+        raise Unavailable(f"the keyspace {keyspace!r} holds no schema: {remedy}") from error
+    applied = {row[0] for row in await session.rows(_VERSIONS)}
+    lacking = [migration.name for migration in migrations() if migration.version not in applied]
+    if lacking:
+        raise Unavailable(f"the schema in {keyspace!r} lacks {', '.join(lacking)}: {remedy}")
+
+
+def status(
+    settings: Settings, files: list[Migration] | None = None, report: Callable[[str], None] = lambda line: None
+) -> list[MigrationStatus]:
+    """Every migration, applied or pending; applied ones that this release does not know included. Reported is a keyspace that is
+    replicated otherwise than the settings say. Raises Unavailable."""
     with _connected(settings) as session:
+        _tell_difference(session, settings, report)
         return _status(session, settings.cassandra_keyspace, migrations() if files is None else files)
 
 
@@ -108,7 +127,11 @@ def apply(
     wanted = migrations() if files is None else files
     keyspace = settings.cassandra_keyspace
     with _connected(settings) as session:
-        _make_keyspace(session, settings, report)
+        if _replication_of(session, keyspace) is None:
+            _make_keyspace(session, settings, report)
+        else:
+            _tell_difference(session, settings, report)
+        _make_books(session, keyspace)
         with _lock(session, keyspace, wait_seconds, report) as renew:
             pending = _pending(wanted, _status(session, keyspace, wanted))
             for migration in pending:
@@ -154,12 +177,33 @@ def _applied(session: DriverSession, keyspace: str) -> list[Any]:
     return _run(session, f"SELECT version, name, checksum, applied_at FROM {keyspace}.schema_migrations", None)
 
 
+def _replication_of(session: DriverSession, keyspace: str) -> dict[str, str] | None:
+    """Without its class. None: there is no such keyspace."""
+    rows = _run(session, "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", None, (keyspace,))
+    return {name: str(copies) for name, copies in rows[0][0].items() if name != "class"} if rows else None
+
+
+def _tell_difference(session: DriverSession, settings: Settings, report: Callable[[str], None]) -> None:
+    """A keyspace that exists keeps its replication: changing it moves data, and wants a repair after it."""
+    there = _replication_of(session, settings.cassandra_keyspace)
+    wanted = {datacenter: str(copies) for datacenter, copies in settings.replication.items()}
+    if there is not None and there != wanted:
+        told = ",".join(f"{datacenter}:{copies}" for datacenter, copies in sorted(there.items()))
+        report(
+            f"keyspace {settings.cassandra_keyspace} is replicated as {told}; TIMELINE_CASSANDRA_REPLICATION says "
+            f"{','.join(settings.cassandra_replication)}, and is for a new keyspace"
+        )
+
+
 def _make_keyspace(session: DriverSession, settings: Settings, report: Callable[[str], None]) -> None:
     keyspace = settings.cassandra_keyspace
-    if not _run(
-        session, "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s", None, (keyspace,)
-    ):
-        report(f"making keyspace {keyspace}")
+    known = {str(host.datacenter) for host in session.cluster.metadata.all_hosts()}
+    if unknown := settings.replication.keys() - known:
+        raise MigrationError(
+            f"Cassandra has no datacenter {', '.join(sorted(unknown))}, but {', '.join(sorted(known))}: "
+            "set TIMELINE_CASSANDRA_REPLICATION"
+        )
+    report(f"making keyspace {keyspace}")
     copies = "".join(f", '{datacenter}': {count}" for datacenter, count in settings.replication.items())
     replication = f"{{'class': 'NetworkTopologyStrategy'{copies}}}"
     # Scylla's compare-and-set wants a keyspace without tablets; Cassandra does not know the option
@@ -168,6 +212,9 @@ def _make_keyspace(session: DriverSession, settings: Settings, report: Callable[
     )
     tablets = " AND tablets = {'enabled': false}" if _run(session, scylla, None) else ""
     _run(session, f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}{tablets}", None)
+
+
+def _make_books(session: DriverSession, keyspace: str) -> None:
     # Two runners may make these two at once, before there is a lock: the same id for both makes it the same table everywhere
     ids = {name: uuid.uuid5(uuid.NAMESPACE_OID, f"timeline.{keyspace}.{name}") for name in ("book_id", "lock_id")}
     for statement in (_BOOK, _LOCKS):

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from timeline.domain.entries import UserIds
-from timeline.domain.errors import OutcomeUnknown
+from timeline.domain.errors import OutcomeUnknown, after_effect
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
+from timeline.store import by_time
+from timeline.store.budget import PullBudget
+from timeline.store.by_time import SHARDS, Mark
 from timeline.store.parallel import chunks, each
-from timeline.store.session import Cql, Kind, Session
+from timeline.store.session import Cql, Kind, Row, Session
 from timeline.store.settle import settle
 from timeline.writing.ports import Retweeted
 
-SHARDS = 16  # of a tweet's likes or retweets, by user: ten million of them are 16 partitions of some 30 MB
 COUNTED_MAX = 10_000
 _TRIES_MAX = 8  # each lost race is another decision of the same user about the same tweet
 
@@ -56,14 +58,15 @@ _OF = Cql(
 class Retweets:
     """RetweetStore and RetweetReader."""
 
-    def __init__(self, session: Session, limits: Limits) -> None:
+    def __init__(self, session: Session, limits: Limits, budget: PullBudget | None = None) -> None:
         self._session = session
         self._limits = limits
+        self._budget = budget or PullBudget(limits)  # of its own only where nothing else pulls
 
     async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted) -> Retweeted:
         """Make it active: answers `mine` if it was not (its version raised above the last decision's if need be), else the active one
         that was there, unchanged. The mirror is written in both cases, so a retried call repairs what a crash left out."""
-        stands = await self._get(user_id, source)
+        stands = await self.find(user_id, source)
         values: tuple[int, ...]
         for _ in range(_TRIES_MAX):
             if stands is not None and stands.active:
@@ -78,12 +81,15 @@ class Retweets:
         else:
             raise OutcomeUnknown("decisions about one retweet keep overtaking each other")
         at = (source, user_id % SHARDS, user_id, stands.retweet_id, stands.version)
-        await self._session.run(_MIRROR, (*at, stands.version))
+        with after_effect():
+            await self._session.run(_MIRROR, (*at, stands.version))
+            await by_time.put(self._session, Mark.retweet, source, user_id, stands.version)
         return stands
 
     async def undo(self, user_id: UserId, source: TweetId, version: int) -> Retweeted | None:
         """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too."""
-        stands = await self._get(user_id, source)
+        stands = await self.find(user_id, source)
+        ended: int | None = None  # the decision that was undone
         for _ in range(_TRIES_MAX):
             if stands is None:
                 return None
@@ -91,20 +97,25 @@ class Retweets:
                 break
             decided = Retweeted(stands.retweet_id, False, max(version, stands.version + 1))
             values = (decided.version, decided.version, user_id, source, stands.version)
+            ended = stands.version
             stands = await self._decide(_END, values, user_id, source, decided)
         else:
             raise OutcomeUnknown("decisions about one retweet keep overtaking each other")
-        await self._session.run(_MIRROR_END, (stands.version, source, user_id % SHARDS, user_id))
+        with after_effect():
+            await self._session.run(_MIRROR_END, (stands.version, source, user_id % SHARDS, user_id))
+            if ended is not None:
+                await by_time.end(self._session, Mark.retweet, source, user_id, ended)
         return stands
 
     async def _decide(
         self, statement: Cql, values: tuple[int, ...], user_id: UserId, source: TweetId, decided: Retweeted
     ) -> Retweeted | None:
         """`decided`, or what stands instead."""
-        stands = partial(self._get, user_id, source, serial=True)
+        stands = partial(self.find, user_id, source, serial=True)
         return await settle(self._session, statement, values, decided, stands)
 
-    async def _get(self, user_id: UserId, source: TweetId, *, serial: bool = False) -> Retweeted | None:
+    async def find(self, user_id: UserId, source: TweetId, *, serial: bool = False) -> Retweeted | None:
+        """The decision that stands, if there ever was one."""
         row = await self._session.one(_GET, (user_id, source), serial=serial)
         return Retweeted(TweetId(row[0]), row[2] is None, row[1]) if row else None
 
@@ -126,10 +137,14 @@ class Retweets:
         parts = [
             (list(some), list(tweets)) for some in chunks(users.tolist(), size) for tweets in chunks(sources, size)
         ]
-        async for rows in each(parts, lambda part: self._session.rows(_OF, part)):
+        async for rows in each(parts, self._rows_of, self._limits.pull_queries_in_flight):
             found += [
                 (UserId(user), TweetId(source), TweetId(retweet))
                 for user, source, retweet, ended in rows
                 if ended is None
             ]
         return found
+
+    async def _rows_of(self, part: tuple[list[int], list[TweetId]]) -> list[Row]:
+        async with self._budget.slot():
+            return await self._session.rows(_OF, part)

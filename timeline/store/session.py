@@ -14,17 +14,18 @@ import asyncio
 import logging
 import re
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
-from cassandra import ConsistencyLevel
+from cassandra import ConsistencyLevel, UnresolvableContactPoints
 from cassandra import Unavailable as NotEnoughReplicas
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import Cluster, ExecutionProfile, NoHostAvailable, ResultSet
@@ -139,20 +140,25 @@ def _login(settings: Settings) -> PlainTextAuthProvider | None:
 
 def _tls(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=settings.cassandra_tls_ca)
-    # nodes are known by address, and a cluster's certificates rarely name those; the CA is the trust
+    # nodes are known by address, and a cluster's certificates rarely name those; the CA is the trust, and settings demand one
     context.check_hostname = False
     if settings.cassandra_tls_cert:
         context.load_cert_chain(settings.cassandra_tls_cert, settings.cassandra_tls_key)
     return context
 
 
-def connect(settings: Settings, limits: Limits, *, keyspace_needed: bool = True) -> tuple[Cluster, DriverSession]:
-    """Connect, trying again until cassandra_connect_ms. Blocks: for a thread. Raises Unavailable, which says what to do."""
+def connect(
+    settings: Settings, limits: Limits, *, keyspace_needed: bool = True, stop: threading.Event | None = None
+) -> tuple[Cluster, DriverSession]:
+    """Connect, trying again until cassandra_connect_ms, or until `stop` is set. Blocks: for a thread. Raises Unavailable, which
+    says what to do."""
     deadline = time.monotonic() + limits.cassandra_connect_ms / 1000
+    stop = stop or threading.Event()
     pause = 0.2
     while True:
-        cluster = new_cluster(settings, limits)
+        cluster: Cluster | None = None
         try:
+            cluster = new_cluster(settings, limits)
             session = cluster.connect()
             _check_datacenter(cluster, settings)
             if keyspace_needed and settings.cassandra_keyspace not in cluster.metadata.keyspaces:
@@ -160,8 +166,10 @@ def connect(settings: Settings, limits: Limits, *, keyspace_needed: bool = True)
                     f"Cassandra has no keyspace {settings.cassandra_keyspace!r}: run `timeline schema apply` first"
                 )
             return cluster, session
-        except NoHostAvailable as error:
-            cluster.shutdown()
+        except (NoHostAvailable, UnresolvableContactPoints) as error:
+            # a name that does not resolve is a host that is down: a pod has none before it is ready
+            if cluster is not None:
+                cluster.shutdown()
             if time.monotonic() + pause > deadline:
                 raise Unavailable(
                     f"no Cassandra answers at {', '.join(settings.cassandra_hosts)} as datacenter "
@@ -169,9 +177,11 @@ def connect(settings: Settings, limits: Limits, *, keyspace_needed: bool = True)
                     "_DATACENTER, _USERNAME, _PASSWORD and _TLS right?"
                 ) from error
         except BaseException:
-            cluster.shutdown()
+            if cluster is not None:
+                cluster.shutdown()
             raise
-        time.sleep(pause)
+        if stop.wait(pause):
+            raise Unavailable("told to stop while Cassandra was waited for")
         pause = min(pause * 2, 2.0)
 
 
@@ -390,10 +400,24 @@ def _maybe_done(kind: Kind, error: BaseException, tries: int) -> bool:
 PING = Cql("ping", "SELECT release_version FROM system.local")
 
 
+async def _connected(settings: Settings, limits: Limits) -> tuple[Cluster, DriverSession]:
+    stop = threading.Event()
+    connecting = asyncio.ensure_future(asyncio.to_thread(connect, settings, limits, stop=stop))
+    try:
+        return await asyncio.shield(connecting)
+    except asyncio.CancelledError:
+        stop.set()
+        with suppress(Unavailable):
+            late, _ = await connecting
+            await asyncio.to_thread(late.shutdown)
+        raise
+
+
 @asynccontextmanager
 async def open_session(settings: Settings, limits: Limits, statements: Iterable[Cql] = ()) -> AsyncIterator[Session]:
-    """Connect to the keyspace of the settings and prepare `statements`. Raises Unavailable, which says what to do."""
-    cluster, driver = await asyncio.to_thread(connect, settings, limits)
+    """Connect to the keyspace of the settings and prepare `statements`. Raises Unavailable, which says what to do. Cancelled, it ends
+    after the try under way."""
+    cluster, driver = await _connected(settings, limits)
     session = Session(cluster, driver, settings.cassandra_keyspace, limits)
     try:
         await session.prepare([PING, *statements])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 
-from timeline.domain.errors import OutcomeUnknown
+from timeline.domain.errors import Unavailable
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Kind, Session
+
+log = logging.getLogger(__name__)
 
 _GET = Cql("shards_get", "SELECT user_id, shards FROM follower_shards WHERE user_id IN ?")
 _OPEN_SECOND = Cql(
@@ -50,14 +53,17 @@ class Shards:
         return int(row[0]) if row else 0
 
     async def maybe_open_next(self, user_id: UserId, shard: int) -> None:
-        """Now and then, after a follow into `shard`: if that is full and still the last, open the next one."""
-        if self._rng.randrange(self._check_every) or await self.size(user_id, shard) < self._size:
+        """Now and then, after a follow into `shard`: if that is full and still the last, open the next one. Never raises Unavailable:
+        the follow is stored, and a later one looks again."""
+        if self._rng.randrange(self._check_every):
             return
         shards = shard + 1
         try:
+            if await self.size(user_id, shard) < self._size:
+                return
             if shards == 1:
                 await self._session.compare_and_set(_OPEN_SECOND, (user_id, 2))
             else:
                 await self._session.compare_and_set(_OPEN, (shards + 1, user_id, shards))
-        except OutcomeUnknown:
-            pass  # opened or not, the follow is stored; the next check opens it if it was not
+        except Unavailable as error:
+            log.info("shard_not_opened", extra={"user": user_id, "reason": str(error)})

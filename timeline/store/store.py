@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 from timeline.settings import Settings
 from timeline.store import (
+    budget,
     bulk,
+    by_time,
+    edits,
     followers,
     graph,
     history,
     idempotency,
     leases,
+    likes,
+    markers,
     marks,
+    migrations,
     outbox,
     relations,
     retweets,
@@ -26,11 +32,15 @@ from timeline.store.session import Session, open_session, statements_of
 
 _MODULES = (
     bulk,
+    by_time,
+    edits,
     followers,
     graph,
     history,
     idempotency,
     leases,
+    likes,
+    markers,
     marks,
     outbox,
     relations,
@@ -53,6 +63,11 @@ class Store:
     followers: followers.Followers
     users: users.Users
     retweets: retweets.Retweets
+    relations: relations.Relations
+    likes: likes.Likes
+    by_time: by_time.MarksByTime
+    edits: edits.Edits
+    markers: markers.Markers
     marks: marks.StoreMarks
     idempotency: idempotency.IdempotencyKeys
     ids: leases.LeasedIds
@@ -65,21 +80,28 @@ class Store:
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """Connected, every statement prepared. Raises Unavailable, which names the hosts and what to do."""
+    """Connected, every statement prepared. Raises Unavailable, which says what to do: also when the schema is missing or older than
+    this release."""
     limits = settings.limits
-    async with (
-        open_session(settings, limits, statements_of(*_MODULES)) as session,
-        leases.open_ids(session, settings, limits) as ids,
-    ):
+    async with open_session(settings, limits) as session:
+        await migrations.check(session, settings.cassandra_keyspace)
+        await session.prepare(statements_of(*_MODULES))
+        async with leases.open_ids(session, settings, limits) as ids:
+            pulls = budget.PullBudget(limits)
         yield Store(
             session=session,
             tweets=tweets.Tweets(session, limits),
             outbox=outbox.Outbox(session, limits),
-            history=history.StoreHistory(session, limits),
+            history=history.StoreHistory(session, limits, pulls),
             graph=graph.Graph(session, limits),
             followers=followers.Followers(session, limits),
             users=users.Users(session, limits),
-            retweets=retweets.Retweets(session, limits),
+            retweets=retweets.Retweets(session, limits, pulls),
+            relations=relations.Relations(session, limits),
+            likes=likes.Likes(session),
+            by_time=by_time.MarksByTime(session, limits),
+            edits=edits.Edits(session, tweets.Tweets(session, limits)),
+            markers=markers.Markers(session),
             marks=marks.StoreMarks(session, limits),
             idempotency=idempotency.IdempotencyKeys(session, limits),
             ids=ids,

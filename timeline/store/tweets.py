@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from timeline.domain.errors import OutcomeUnknown
+from timeline.domain.errors import OutcomeUnknown, after_effect
 from timeline.domain.ids import TweetId, UserId, bucket
 from timeline.domain.limits import Limits
 from timeline.domain.model import Counts, Tweet, TweetKey, Visibility
@@ -75,8 +75,9 @@ class Tweets:
         except OutcomeUnknown:
             if self._session.nodes == 1:
                 raise
-            await self._session.run(*outbox)
-            await asyncio.gather(*(self._session.run(*place) for place in _places(tweet)))
+            with after_effect():
+                await self._session.run(*outbox)
+                await asyncio.gather(*(self._session.run(*place) for place in _places(tweet)))
 
     async def rewrite(self, tweet: Tweet) -> None:
         """The same without the outbox: what the relay does before it produces, so that no event runs ahead of its tweet.

@@ -18,9 +18,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from timeline.domain.errors import BadRequest, OutcomeUnknown, Unavailable
+from timeline.domain.errors import BadRequest, OutcomeUnknown, Unavailable, after_effect
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import User, UserCounts
@@ -127,7 +128,8 @@ class Users:
             applied = await self._applied(_CHANGE, (*values, wanted.id, stands.revision))
         if applied is not None:
             return applied
-        row = await self._session.one(_GET, (wanted.id,), serial=True)
+        with after_effect():
+            row = await self._session.one(_GET, (wanted.id,), serial=True)
         return row is not None and row[7] == revision
 
     async def _claim(self, handle: str, user_id: UserId) -> None:
@@ -169,7 +171,8 @@ class Users:
 
     async def _free(self, handle: str, claim: int) -> None:
         # not done, or not known to be: the claim then agrees with no row, and whoever wants it takes it
-        await self._applied(_CLAIM_FREE, (handle.lower(), claim))
+        with suppress(Unavailable):
+            await self._session.compare_and_set(_CLAIM_FREE, (handle.lower(), claim))
 
     async def _applied(self, statement: Cql, values: Params) -> bool | None:
         """Whether a compare-and-set was applied; None: unknown."""

@@ -14,7 +14,17 @@ from timeline.ops.command import make_load_command
 from timeline.settings import Settings
 from timeline.store import open_store
 from timeline.wiring.process import run, running
-from timeline.wiring.rooms import make_signer, make_writer, open_doors, open_reading
+from timeline.wiring.rooms import (
+    make_edits,
+    make_likes,
+    make_marked,
+    make_markers,
+    make_relations,
+    make_signer,
+    make_writer,
+    open_doors,
+    open_reading,
+)
 
 __all__ = ["load", "run_api", "run_fanout", "run_relay"]
 
@@ -47,8 +57,13 @@ async def _api(settings: Settings) -> None:
         reading, people = await process.stack.enter_async_context(open_reading(settings, signer, store, cache))
         app = make_app(
             writer=make_writer(settings, store, cache, events),
+            relations=make_relations(settings, store, cache),
+            likes=make_likes(settings, store, cache),
+            edits=make_edits(settings, store, cache),
+            markers=make_markers(store),
             reading=reading,
             people=people,
+            marked=make_marked(signer, store, reading, people),
             authenticator=authenticator,
             limits=settings.limits,
         )

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from time import time_ns
 
 from timeline.assembly.hydrate import Hydrator
+from timeline.assembly.marked import Marked
 from timeline.assembly.pages import Pages
 from timeline.assembly.people import People
 from timeline.assembly.present import Presenter
@@ -18,7 +19,12 @@ from timeline.eventlog.publisher import Publisher, open_publisher
 from timeline.ops.ports import Doors
 from timeline.settings import SettingError, Settings
 from timeline.store import Store, open_store
+from timeline.writing.edits import Edits
+from timeline.writing.likes import Likes
+from timeline.writing.markers import Markers
+from timeline.writing.relations import Relations
 from timeline.writing.service import Writer
+from timeline.writing.sight import Sight
 
 
 def make_writer(settings: Settings, store: Store, cache: Cache, events: Publisher) -> Writer:
@@ -37,6 +43,47 @@ def make_writer(settings: Settings, store: Store, cache: Cache, events: Publishe
         events=events,
         limits=settings.limits,
     )
+
+
+def make_relations(settings: Settings, store: Store, cache: Cache) -> Relations:
+    return Relations(
+        users=store.users,
+        graph=store.graph,
+        relations=store.relations,
+        ids=store.ids,
+        readers=cache.readers,
+        limits=settings.limits,
+    )
+
+
+def make_likes(settings: Settings, store: Store, cache: Cache) -> Likes:
+    return Likes(
+        users=store.users,
+        sight=Sight(graph=store.graph, tweets=store.tweets),
+        likes=store.likes,
+        ids=store.ids,
+        marks=cache.marks,
+        limits=settings.limits,
+    )
+
+
+def make_edits(settings: Settings, store: Store, cache: Cache) -> Edits:
+    return Edits(
+        sight=Sight(graph=store.graph, tweets=store.tweets),
+        counts=store.tweets,
+        edits=store.edits,
+        ids=store.ids,
+        states=cache.contents,
+        limits=settings.limits,
+    )
+
+
+def make_markers(store: Store) -> Markers:
+    return Markers(users=store.users, markers=store.markers, ids=store.ids)
+
+
+def make_marked(signer: Signer, store: Store, reading: Reading, people: People) -> Marked:
+    return Marked(reading=reading, people=people, marked_by=store.by_time, signer=signer)
 
 
 @asynccontextmanager

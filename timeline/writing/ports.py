@@ -11,7 +11,7 @@ from typing import Protocol
 
 from timeline.domain.entries import Entry
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Reader, Tweet, TweetKey, User
+from timeline.domain.model import Counts, Reader, Tweet, TweetKey, User, Visibility
 from timeline.domain.records import State
 
 
@@ -72,6 +72,9 @@ class Retweeted:
 class RetweetStore(Protocol):
     """The truth of who retweeted what, by compare-and-set (store/retweets.py)."""
 
+    async def find(self, user_id: UserId, source: TweetId) -> Retweeted | None:
+        """The decision that stands, if there ever was one."""
+
     async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted) -> Retweeted:
         """Make it active: answers `mine` if it was not, else the active one that was there, unchanged.
         Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
@@ -81,6 +84,85 @@ class RetweetStore(Protocol):
 
     async def count(self, source: TweetId) -> int:
         """How many retweets are active, counted up to 10,000 (store: by reading the mirror)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Liked:
+    """A decision about (user, tweet), and its write time."""
+
+    active: bool
+    version: int
+
+
+class LikeStore(Protocol):
+    """The truth of who likes what, by compare-and-set, and its mirrors (store/likes.py)."""
+
+    async def like(self, user_id: UserId, tweet_id: TweetId, at_us: int) -> Liked:
+        """Make it active: the decision that stands now, which may be one from before."""
+
+    async def unlike(self, user_id: UserId, tweet_id: TweetId, at_us: int) -> Liked | None:
+        """Make it inactive; the decision that stands now (None: there never was one)."""
+
+    async def count(self, tweet_id: TweetId) -> int:
+        """How many likes are active, counted up to 10,000 (store: by reading the mirror)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """What a tweet says, and since when: `edited_ms` is None, and `version` that of its row, if it was never edited."""
+
+    text: str
+    visibility: Visibility
+    edited_ms: int | None
+    version: int
+
+
+class EditStore(Protocol):
+    """store/edits.py"""
+
+    async def edit(self, tweet: Tweet, text: str | None, visibility: Visibility | None, at_us: int) -> Edited:
+        """Change the members that are not None, by compare-and-set, the tweet's row included: what it says now. One that changes
+        nothing is no edit. `tweet` is its row as read just before; an edit of a row that is deleted meanwhile brings nothing back."""
+
+
+class CountsStore(Protocol):
+    """store/tweets.py"""
+
+    async def counts_of(self, tweet_ids: Sequence[TweetId]) -> dict[TweetId, Counts]:
+        """Of each id asked for; zeros where nothing was counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """How far a reader has read, and the write time (microseconds) at which that was said."""
+
+    tweet_id: TweetId
+    version: int
+
+
+class MarkerStore(Protocol):
+    """store/markers.py"""
+
+    async def get(self, user_id: UserId) -> Marker | None:
+        """None: it was never set."""
+
+    async def move(self, user_id: UserId, wanted: Marker, *, rewind: bool) -> Marker:
+        """By compare-and-set, forward, or anywhere with `rewind`: the marker that stands now."""
+
+
+class RelationStore(Protocol):
+    """Blocks and mutes, by compare-and-set (store/relations.py). Each answers False if nothing changed."""
+
+    async def block(self, user_id: UserId, target: UserId, at_us: int) -> bool:
+        """Mirror included. Raises BadRequest("too-many-blocks")."""
+
+    async def unblock(self, user_id: UserId, target: UserId, at_us: int) -> bool:
+        """Mirror included."""
+
+    async def mute(self, user_id: UserId, target: UserId, at_us: int) -> bool:
+        """Raises BadRequest("too-many-mutes")."""
+
+    async def unmute(self, user_id: UserId, target: UserId, at_us: int) -> bool: ...
 
 
 class UserStore(Protocol):
@@ -100,6 +182,9 @@ class GraphStore(Protocol):
 
     async def unfollow(self, follower: UserId, followee: UserId, at_us: int) -> bool:
         """By compare-and-set, mirror included; False if there was nothing to end."""
+
+    async def end_across(self, one: UserId, other: UserId, at_us: int) -> None:
+        """End the follows between the two, either way, that stand while a block stands between them, and no others."""
 
     async def reader(self, user_id: UserId) -> Reader:
         """The whole context, as stored now. An unknown user is a reader who follows nobody."""
@@ -147,3 +232,6 @@ class EventLog(Protocol):
     def tweet_created(self, tweet: Tweet) -> None:
         """Hand it to Kafka, beside the answer, and clear its outbox row when acknowledged. Never raises, never waits: what
         cannot be handed over (bound reached, Kafka away) is left to the relay, and counted."""
+
+    async def produce_created(self, tweet: Tweet) -> None:
+        """Hand it to Kafka and wait until it is acknowledged. Raises Unavailable, OutcomeUnknown."""

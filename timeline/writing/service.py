@@ -10,11 +10,12 @@ import logging
 from dataclasses import dataclass
 
 from timeline.domain import handles
-from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable
+from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable, after_effect
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Tweet, TweetKey, User, Visibility
 from timeline.domain.records import State
+from timeline.writing.contexts import Contexts
 from timeline.writing.drafts import Draft, checked
 from timeline.writing.ports import (
     AuthorCache,
@@ -31,6 +32,7 @@ from timeline.writing.ports import (
     TweetStore,
     UserStore,
 )
+from timeline.writing.sight import Sight, must_exist, no_tweet
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Graph:
         self, *, users: UserStore, graph: GraphStore, ids: Ids, readers: Lease, authors: AuthorCache, limits: Limits
     ) -> None:
         self._users, self._graph, self._ids = users, graph, ids
-        self._readers, self._authors, self._limits = readers, authors, limits
+        self._contexts, self._authors, self._limits = Contexts(readers, limits), authors, limits
 
     async def put_user(self, user_id: UserId, handle: str, name: str, avatar_url: str | None) -> User:
         """The user, made or changed. Raises BadRequest: invalid-user, handle-taken, user-not-found (an erased one)."""
@@ -77,42 +79,26 @@ class Graph:
         """Holds from the next read. Raises BadRequest: self-follow, user-not-found, blocked, too-many-followees; Stored."""
         if me == other:
             raise BadRequest("self-follow", "Nobody follows themselves.")
-        await self._known(me, other)
+        await must_exist(self._users, me, other)
         if await self._graph.is_barred(me, other):
             raise BadRequest("blocked", "A block stands between the two.")
-        await self._mark(me)
+        await self._contexts.mark(me)
         await self._graph.follow(me, other, self._ids.now_us())
-        await self._forget(me)
+        with after_effect():
+            barred = await self._graph.is_barred(me, other)
+            if barred:
+                # made since it was first asked: that block ends what it finds, which may have been before this follow was there
+                await self._graph.end_across(me, other, self._ids.now_us())
+        await self._contexts.forget(me)
+        if barred:
+            raise BadRequest("blocked", "A block stands between the two.")
 
     async def unfollow(self, me: UserId, other: UserId) -> None:
         """Holds from the next read. Raises BadRequest("user-not-found"); Stored."""
-        await self._known(me, other)
-        await self._mark(me)
+        await must_exist(self._users, me, other)
+        await self._contexts.mark(me)
         await self._graph.unfollow(me, other, self._ids.now_us())
-        await self._forget(me)
-
-    async def _known(self, *user_ids: UserId) -> None:
-        found = await self._users.get_many(user_ids)
-        for user_id in user_ids:
-            if user_id not in found or found[user_id].deleted:
-                raise BadRequest("user-not-found", f"There is no user {user_id}.")
-
-    async def _mark(self, me: UserId) -> None:
-        """Before the store is written: from now on no read fills the cache with what was there before."""
-        try:
-            await self._readers.mark(me)
-        except Unavailable:
-            log.info("reader_not_marked", extra={"then": "what is answered depends on _forget"})
-
-    async def _forget(self, me: UserId) -> None:
-        """After the store was written: the next read asks it. Raises Stored when that cannot be promised; a mark alone
-        promises nothing, since another change of the same reader may have removed it."""
-        try:
-            await self._readers.drop(me)
-        except Unavailable as error:
-            raise Stored(
-                f"The change is stored, and holds within {self._limits.reader_lease_seconds} s; repeating it is harmless."
-            ) from error
+        await self._contexts.forget(me)
 
 
 class Writer(Graph):
@@ -138,12 +124,13 @@ class Writer(Graph):
         super().__init__(users=users, graph=graph, ids=ids, readers=readers, authors=authors, limits=limits)
         self._tweets, self._retweets, self._idempotency = tweets, retweets, idempotency
         self._marks, self._states, self._lists, self._events = marks, states, lists, events
+        self._sight = Sight(graph=graph, tweets=tweets)
 
     async def post(self, me: UserId, draft: Draft, idempotency_key: str | None = None) -> Tweet:
         """The tweet, stored and on its way. Raises BadRequest: invalid-tweet, user-not-found, tweet-not-found (what it replies to or
         quotes), idempotency-conflict. A retry under the same key returns the first tweet."""
         draft = checked(draft, self._limits)
-        await self._known(me)
+        await must_exist(self._users, me)
         mine = Reservation(await self._ids.mint(), self._ids.now_us(), draft.fingerprint())
         held = None if idempotency_key is None else await self._idempotency.find(me, idempotency_key)
         if held is None:
@@ -168,23 +155,27 @@ class Writer(Graph):
 
     async def delete(self, me: UserId, tweet_id: TweetId) -> None:
         """Gone from the next read of anyone; a retweet is undone. Raises BadRequest: tweet-not-found, not-yours; Stored."""
-        tweet = await self._find(tweet_id)
+        tweet = await self._sight.find(tweet_id)
         if tweet.author_id != me:
-            if tweet.deleted or not await self._may_see(me, tweet):
-                raise _no_tweet(tweet_id)
+            if tweet.deleted or not await self._sight.may_see(me, tweet):
+                raise no_tweet(tweet_id)
             raise BadRequest("not-yours", "Only its author deletes a tweet.")
         if tweet.retweet_of is not None:
             await self.unretweet(me, tweet_id)
             return
-        await self._remove(tweet)
+        await self._remove(me, tweet.id, tweet.version)
 
     async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         """Repeating changes nothing. Raises BadRequest: user-not-found, tweet-not-found, not-retweetable."""
-        await self._known(me)
-        source = await self._source(me, tweet_id)
+        await must_exist(self._users, me)
+        source = await self._sight.source(me, tweet_id)
         if source.visibility is Visibility.followers and source.author_id != me:
             raise BadRequest("not-retweetable", "A tweet for followers only is not for others to retweet.")
         marked = await self._mark_marks(me)
+        before = await self._retweets.find(me, source.id)
+        if before is not None and not before.active:
+            # whoever undid it may have died before its row was removed, and the next decision forgets its id
+            await self._remove(me, before.retweet_id, before.version)
         mine = Retweeted(await self._ids.mint(), True, self._ids.now_us())
         standing = await self._retweets.retweet(me, source.id, mine)
         if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
@@ -195,21 +186,22 @@ class Writer(Graph):
 
     async def unretweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         """Repeating changes nothing. Raises BadRequest("tweet-not-found"); Stored."""
-        tweet = await self._find(tweet_id)
+        tweet = await self._sight.find(tweet_id)
         source = tweet.retweet_of or tweet.id
         marked = await self._mark_marks(me)
         standing = await self._retweets.undo(me, source, self._ids.now_us())
         if standing is not None:
-            # again even if it was undone before: whoever did may have died before the row was
-            rows = await self._tweets.get_many([TweetKey(me, standing.retweet_id)])
-            for row in rows.values():
-                await self._remove(row)
+            # whether or not there is a row: one that lands later is then dead already. And again even if it was undone before:
+            # whoever did that may have died before the row was removed
+            await self._remove(me, standing.retweet_id, standing.version)
+        elif tweet.deleted or not await self._sight.may_see(me, tweet):
+            raise no_tweet(tweet_id)
         await self._forget_marks(me, marked)
         return RetweetOutcome(None if standing is None else standing.retweet_id, await self._retweets.count(source))
 
     async def _compose(self, me: UserId, draft: Draft, reservation: Reservation) -> Tweet:
-        parent = await self._source(me, draft.reply_to, "/reply_to") if draft.reply_to is not None else None
-        quoted = await self._source(me, draft.quote_of, "/quote_of") if draft.quote_of is not None else None
+        parent = await self._sight.source(me, draft.reply_to, "/reply_to") if draft.reply_to is not None else None
+        quoted = await self._sight.source(me, draft.quote_of, "/quote_of") if draft.quote_of is not None else None
         return Tweet(
             id=reservation.tweet_id,
             author_id=me,
@@ -225,49 +217,32 @@ class Writer(Graph):
         )
 
     async def _publish(self, tweet: Tweet) -> None:
-        """Durable, then into the author's own lists (so that the next read has it), then on its way to everybody."""
+        """Durable, then on its way to everybody, and into the author's own lists, so that the next read has it.
+
+        A tweet under an id of long ago (its first request died, and this one goes on) has its outbox row where no sweep may look
+        again: then Kafka must have the event before anybody is told that it is posted. Raises Unavailable.
+        """
         await self._tweets.add(tweet)
-        self._events.tweet_created(tweet)
+        age_ms = self._ids.now_us() // 1000 - tweet.created_ms
+        if age_ms > self._limits.relay_resweep_seconds * 1000 // 2:
+            await self._events.produce_created(tweet)
+        else:
+            self._events.tweet_created(tweet)
         try:
             await self._lists.push_own(tweet.entry)
         except Unavailable:
             log.info("own_lists_not_told", extra={"remedy": "fan-out pushes it to its author as well"})
 
-    async def _remove(self, tweet: Tweet) -> None:
-        version = max(self._ids.now_us(), tweet.version + 1)
-        if not tweet.deleted:
-            await self._tweets.delete(TweetKey(tweet.author_id, tweet.id), version)
-        gone = tweet.as_deleted(version)
+    async def _remove(self, author: UserId, tweet_id: TweetId, above: int) -> None:
+        """Delete under a version above that one: in the store, then for every reader. Repeating it is harmless."""
+        version = max(self._ids.now_us(), above + 1)
+        await self._tweets.delete(TweetKey(author, tweet_id), version)
         try:
-            await self._states.put_state(tweet.id, State(gone.version, True, False))
+            await self._states.put_state(tweet_id, State(version, True, False))
         except Unavailable as error:
             raise Stored(
                 f"It is deleted, and gone from every page within {self._limits.state_seconds} s; repeating it is harmless."
             ) from error
-
-    async def _find(self, tweet_id: TweetId, pointer: str = "") -> Tweet:
-        """The row of a bare id, deleted or not. Raises BadRequest("tweet-not-found")."""
-        authors = await self._tweets.authors_of([tweet_id])
-        rows = await self._tweets.get_many([TweetKey(author, tweet_id) for author in authors.values()])
-        if tweet_id not in rows:
-            raise _no_tweet(tweet_id, pointer)
-        return rows[tweet_id]
-
-    async def _source(self, me: UserId, tweet_id: TweetId, pointer: str = "") -> Tweet:
-        """The tweet that an id means (of a retweet, the retweeted one), if `me` may see it. Raises BadRequest("tweet-not-found")."""
-        tweet = await self._find(tweet_id, pointer)
-        if tweet.retweet_of is not None and not tweet.deleted:
-            tweet = await self._find(tweet.retweet_of, pointer)
-        if tweet.deleted or not await self._may_see(me, tweet):
-            raise _no_tweet(tweet_id, pointer)
-        return tweet
-
-    async def _may_see(self, me: UserId, tweet: Tweet) -> bool:
-        if tweet.author_id == me:
-            return True
-        if await self._graph.is_barred(me, tweet.author_id):
-            return False
-        return tweet.visibility is Visibility.public or await self._graph.follows(me, tweet.author_id)
 
     async def _mark_marks(self, me: UserId) -> bool:
         try:
@@ -296,8 +271,3 @@ def _retweet_row(me: UserId, source: Tweet, decision: Retweeted) -> Tweet:
         retweet_of=source.id,
         retweet_author=source.author_id,
     )
-
-
-def _no_tweet(tweet_id: TweetId, pointer: str = "") -> BadRequest:
-    faults = (Fault(pointer, "no such tweet"),) if pointer else ()
-    return BadRequest("tweet-not-found", f"There is no tweet {tweet_id}.", faults)

@@ -25,7 +25,8 @@ from timeline.settings import Settings, address
 SECRET = secrets.token_hex(32)
 TABLES = (
     "tweets", "tweet_buckets", "tweets_by_id", "replies", "followees", "followers", "users", "users_by_handle",
-    "retweets_by_user", "retweets_by_tweet", "idempotency_keys",
+    "retweets_by_user", "retweets_by_tweet", "idempotency_keys", "relations", "likes_by_user", "likes_by_tweet", "marks_by_time",
+    "tweet_edits", "home_markers",
 )  # fmt: skip
 
 

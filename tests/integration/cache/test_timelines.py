@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pytest
 
-from tests.integration.cache.conftest import OpenCache, eventually
+from tests.integration.cache.conftest import Nodes, OpenCache, eventually
+from tests.integration.cache.test_dataplane import hanging, killed
 from timeline.assembly.ports import ListView
 from timeline.assembly.skeleton import sure_line
 from timeline.cache import Cache
+from timeline.cache.keys import slot_of
 from timeline.domain.entries import NO_ENTRIES, Entry, Stretch, of, to_list
+from timeline.domain.errors import Unavailable
+from timeline.domain.events import TweetCreated
 from timeline.domain.ids import EPOCH_MS, TweetId, UserId, first_id_at, time_ms
+from timeline.domain.limits import LIMITS
 from timeline.domain.records import Header, ListKind
-from timeline.fanout.ports import Delivery
+from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged
+from timeline.fanout.worker import run_fanout
 from timeline.metrics import DELIVERIES, PUSHES, TRIMS
 
 HOME, PROFILE = ListKind.home, ListKind.profile
 READER = UserId(42)
 SECOND = 1000
+APART_MS = LIMITS.late_after_ms + LIMITS.clock_skew_ms  # of an id's time and the ids of what arrived before it, at most
 
 
 def entry(at_ms: int, author: int = 7) -> Entry:
@@ -259,16 +269,22 @@ async def test_a_tail_after_a_slow_build_promises_nothing_that_it_lacks(cache: C
     await cache.lists.install(HOME, READER, token, history(1, 2, pulled_late), 1)
     for newest in range(1, 8):
         view = await seen(cache, newest)
-        line = sure_line(view, 10_000)
+        line = sure_line(view, APART_MS)
         held = {one.tweet_id for one in to_list(view.entries)}
         assert all(one.tweet_id in held for one in [*arrived, entry(pulled_late)] if one.tweet_id >= line)
 
 
-async def test_a_quick_build_leaves_its_tails_sure(cache: Cache) -> None:
+@pytest.mark.parametrize(("too_far_ms", "late"), [(0, 0), (1, 4)])
+async def test_a_build_leaves_its_tails_sure_unless_history_is_further_ahead_than_w_and_the_clocks_allow(
+    cache: Cache, too_far_ms: int, late: int
+) -> None:
     token = await cache.lists.begin_build(HOME, READER)
     await push(cache, entry(100 * SECOND))
-    await cache.lists.install(HOME, READER, token, history(1, 2, 109 * SECOND), 1)
-    assert (await seen(cache)).header.late == 0
+    newest = 100 * SECOND + APART_MS + too_far_ms
+    await cache.lists.install(HOME, READER, token, history(1, 2, newest), 1)
+    assert (await seen(cache)).header.late == late
+    line = sure_line(await seen(cache, 1), APART_MS)
+    assert line > entry(newest).tweet_id
 
 
 async def test_a_list_a_quarter_over_is_cut_and_says_so_exactly(opened: OpenCache) -> None:
@@ -365,7 +381,7 @@ async def test_late_ones_are_marked_in_profiles_too(cache: Cache) -> None:
 async def test_ones_own_tweet_goes_to_both_of_ones_lists_where_they_exist(opened: OpenCache) -> None:
     cache = await opened(timeline_entries_max=2, profile_entries_max=2, timeline_slack=1)
     author = UserId(7)
-    await cache.lists.push_own(entry(1))
+    await cache.lists.push_own(entry(1))  # as old as can be: late
     assert await cache.lists.read(PROFILE, author, None) is None
     await build(cache, kind=PROFILE, user=author)
     await build(cache, kind=HOME, user=author)
@@ -428,3 +444,216 @@ async def test_an_install_without_history_keeps_what_arrived(cache: Cache) -> No
     await push(cache, entry(5))
     assert await cache.lists.install(HOME, READER, token, Stretch(NO_ENTRIES, 0), 1)
     assert times(await seen(cache)) == [5]
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+async def test_an_own_push_is_marked_as_late_by_the_rule_of_fan_out(cache: Cache) -> None:
+    author = UserId(7)
+    limits = cache.lists._limits
+    fresh = Entry(first_id_at(now_ms()), author)
+    old = Entry(first_id_at(now_ms() - limits.late_after_ms + limits.push_timeout_ms - 1), author)
+    for kind in ListKind:
+        await build(cache, kind=kind, user=author)
+    await cache.lists.push_own(fresh)
+    assert [(await seen(cache, kind=kind, user=author)).header.late for kind in ListKind] == [0, 0]
+    await cache.lists.push_own(old)
+    for kind in ListKind:
+        view = await seen(cache, kind=kind, user=author)
+        assert (view.header.late, to_list(view.entries)) == (2, [fresh, old])
+
+
+async def test_an_own_push_that_grew_late_on_its_way_is_marked_all_the_same(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author, limits = UserId(7), cache.lists._limits
+    one = Entry(first_id_at(now_ms()), author)
+    for kind in ListKind:
+        await build(cache, kind=kind, user=author)
+    clock = iter([now_ms(), now_ms() + limits.late_after_ms])
+    monkeypatch.setattr(cache.lists._pusher, "_clock_ms", lambda: next(clock))
+    await cache.lists.push_own(one)
+    for kind in ListKind:
+        assert (await seen(cache, kind=kind, user=author)).header.late == 2
+
+
+async def test_an_own_push_to_a_node_that_hangs_ends_as_unavailable(opened: OpenCache, redis_nodes: Nodes) -> None:
+    cache = await opened(redis_timeout_ms=300)
+    author = UserId(7)
+    with hanging(redis_nodes, redis_nodes.owner(slot_of(raw(cache, user=author)))):
+        for at_ms in (0, now_ms() - EPOCH_MS):
+            started = time.monotonic()
+            with pytest.raises(Unavailable):
+                await cache.lists.push_own(entry(at_ms, author))
+            assert time.monotonic() - started < 1
+
+
+class OneBatch:
+    """fanout's Events and Followers: this entry, for these users."""
+
+    def __init__(self, one: Entry, users: Sequence[int]) -> None:
+        self._batches = [Batch([TweetCreated(one.tweet_id, one.author_id, 0)], None)]
+        self._page = FollowerPage(one.author_id, np.array(users, np.int64))
+        self.is_done = asyncio.Event()
+
+    async def batch(self) -> Batch:
+        if not self._batches:
+            await asyncio.Event().wait()
+        return self._batches.pop()
+
+    async def done(self, batch: Batch) -> None:
+        self.is_done.set()
+
+    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+        raise AssertionError("nothing here can be rejected")
+
+    async def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+        yield self._page
+
+
+class Counted:
+    """fanout's Pushes, and how often it was asked."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._lists = cache.lists
+        self.tries = 0
+        self.push_profiles = cache.lists.push_profiles
+
+    async def push(self, deliveries: Sequence[Delivery]) -> int:
+        self.tries += 1
+        return await self._lists.push(deliveries)
+
+
+@pytest.mark.parametrize("age_ms", [0, 60_000])
+@pytest.mark.parametrize(("away", "keeps_lists"), [(hanging, True), (killed, False)])
+async def test_while_a_node_is_away_lists_on_the_others_get_what_is_repeated_for_it_once(
+    opened: OpenCache,
+    redis_nodes: Nodes,
+    away: Callable[[Nodes, str], AbstractContextManager[None]],
+    keeps_lists: bool,
+    age_ms: int,
+) -> None:
+    cache = await opened(redis_timeout_ms=300, retry_pause_max_ms=100, timeline_entries_max=4, timeline_slack=2)
+    users = list(range(1, 61))
+    for user in users:
+        await build(cache, 1, 2, user=UserId(user))
+    server = redis_nodes.addresses[1]
+    there = [user for user in users if redis_nodes.owner(slot_of(raw(cache, user=UserId(user)))) == server]
+    assert 0 < len(there) < len(users)
+    author = next(
+        UserId(user) for user in range(100, 200) if redis_nodes.owner(slot_of(raw(cache, user=UserId(user)))) != server
+    )
+    await build(cache, kind=PROFILE, user=author)
+    one = Entry(first_id_at(now_ms() - age_ms), author)
+    work, pushes, stopping = OneBatch(one, users), Counted(cache), asyncio.Event()
+    with away(redis_nodes, server):
+        running = asyncio.create_task(run_fanout(work, work, pushes, cache.lists._limits, stopping))
+
+        async def tried_often() -> bool:
+            return pushes.tries >= 20
+
+        await eventually(tried_often)
+        assert not work.is_done.is_set()
+    async with asyncio.timeout(20):
+        await work.is_done.wait()
+    stopping.set()
+    await running
+    assert to_list((await seen(cache, kind=PROFILE, user=author)).entries) == [one]
+    for user in users:
+        if user in there and not keeps_lists:
+            assert await cache.lists.read(HOME, UserId(user), None) is None
+            continue
+        view = await seen(cache, user=UserId(user))
+        copies = Counter(each.tweet_id for each in to_list(view.entries))
+        if user in there:
+            assert copies[one.tweet_id] >= 1
+            assert view.header.late > 0 or age_ms == 0
+        else:
+            assert copies == {entry(1).tweet_id: 1, entry(2).tweet_id: 1, one.tweet_id: 1}
+            assert (view.header.late, view.header.floor) == (3 if age_ms else 0, 0)
+
+
+async def test_a_push_names_the_followers_who_remain_and_authors_as_their_own(
+    opened: OpenCache, redis_nodes: Nodes
+) -> None:
+    cache = await opened(redis_timeout_ms=300)
+    users = list(range(1, 31))
+    server = redis_nodes.addresses[2]
+    there = [user for user in users if redis_nodes.owner(slot_of(raw(cache, user=UserId(user)))) == server]
+    fresh, old = entry(now_ms() - EPOCH_MS), entry(1)
+    own = [(entry(at, user), at % 2 == 0) for at, user in enumerate(users)]
+    with hanging(redis_nodes, server):
+        for _ in range(3):  # at first it does not answer in time, then it is known to be down
+            with pytest.raises(NotAcknowledged) as raised:
+                await cache.lists.push([delivery(fresh, *users), delivery(old, *users[::-1], late=True)])
+            left = [(each.entry, each.late, each.followers.tolist()) for each in raised.value.left]
+            assert left == [(fresh, False, there), (old, True, there[::-1])]
+            with pytest.raises(NotAcknowledged) as raised:
+                await cache.lists.push_profiles(own)
+            owners = [(each.entry, each.late) for each in raised.value.left for _ in each.followers.tolist()]
+            assert sorted(owners, key=str) == sorted([each for each in own if each[0].author_id in there], key=str)
+
+
+async def test_what_is_acknowledged_too_late_to_go_unmarked_is_not(
+    opened: OpenCache, redis_nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(redis_timeout_ms=200)
+    bulk = cache.plane.bulk
+
+    async def slow(*arguments: object) -> object:
+        replies = await bulk(*arguments)  # type: ignore[arg-type]
+        time.sleep(0.5)  # the process stands still  # noqa: ASYNC251
+        return replies
+
+    await build(cache)
+    monkeypatch.setattr(cache.plane, "bulk", slow)
+    with pytest.raises(NotAcknowledged):
+        await push(cache, entry(1))
+    assert await push(cache, entry(1), late=True) == 1
+    assert (await seen(cache)).header.late == 2
+
+
+async def test_bytes_in_flight_that_stay_do_not_hold_up_a_push_for_longer_than_its_time(
+    opened: OpenCache, redis_nodes: Nodes
+) -> None:
+    cache = await opened(redis_timeout_ms=500)
+    server = redis_nodes.addresses[0]
+    user = next(user for user in range(99) if redis_nodes.owner(slot_of(raw(cache, user=UserId(user)))) == server)
+    node = cache.plane.topology.owners[slot_of(raw(cache, user=UserId(user)))]
+    assert node is not None
+    await build(cache, user=UserId(user))
+    node._bulk_bytes += cache.lists._limits.fanout_bytes_in_flight
+    started = time.monotonic()
+    with pytest.raises(NotAcknowledged):
+        await push(cache, entry(1), to=user)
+    assert time.monotonic() - started < 1.5
+    node._release(cache.lists._limits.fanout_bytes_in_flight)
+    assert node._bulk_bytes == 0
+    assert await push(cache, entry(1), to=user) == 1
+
+
+async def test_a_library_that_cannot_be_loaded_spoils_only_the_calls_that_lack_it(
+    cache: Cache, redis_nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [UserId(user) for user in range(1, 31)]
+    for user in users:
+        await build(cache, user=user)
+    server = redis_nodes.addresses[0]
+    redis_nodes.client(server).execute_command("FUNCTION", "FLUSH", "SYNC")
+
+    async def away(node: object) -> None:
+        raise Unavailable("it has just gone away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache.lists._functions, "_load_once", away)
+        calls = [(raw(cache, user=user), (entry(1).pack(),)) for user in users]
+        replies = await cache.lists._functions.try_many("push_late", calls)
+        there = [redis_nodes.owner(slot_of(key)) == server for key, _ in calls]
+        assert [isinstance(reply, Unavailable) for reply in replies] == there
+        with pytest.raises(NotAcknowledged) as raised:
+            await cache.lists.push([delivery(entry(2), *users, late=True)])
+        (left,) = raised.value.left
+        assert left.followers.tolist() == [user for user, is_there in zip(users, there, strict=True) if is_there]
+    assert await cache.lists.push(raised.value.left) == sum(there)

@@ -135,6 +135,40 @@ async def test_a_store_without_tables_says_what_to_do(empty: Settings) -> None:
             pass
 
 
+async def test_a_store_whose_schema_is_missing_or_older_says_what_to_do(empty: Settings) -> None:
+    migrations.apply(empty, files=migrations.migrations()[:-1])
+    with pytest.raises(Unavailable, match=rf"{migrations.migrations()[-1].name}: run `timeline schema apply`"):
+        async with open_store(empty):
+            pass
+    with driver(empty) as session:
+        session.execute(f"DROP TABLE {empty.cassandra_keyspace}.schema_migrations", timeout=60)
+    with pytest.raises(Unavailable, match="holds no schema: run `timeline schema apply`"):
+        async with open_store(empty):
+            pass
+
+
+async def test_a_newer_schema_does_no_harm(empty: Settings) -> None:
+    newer = Migration(9_999, "9999_newer.cql", "CREATE TABLE IF NOT EXISTS newer (a int PRIMARY KEY);")
+    migrations.apply(empty, files=[*migrations.migrations(), newer])
+    async with open_store(empty) as store:
+        await store.ping()
+
+
+def test_a_datacenter_that_does_not_exist_is_named(empty: Settings) -> None:
+    told = CliRunner(env=env(empty) | {"TIMELINE_CASSANDRA_REPLICATION": "elsewhere:1"}).invoke(schema, ["apply"])
+    assert told.exit_code == 1
+    assert "no datacenter elsewhere, but datacenter1: set TIMELINE_CASSANDRA_REPLICATION" in told.output
+
+
+def test_a_keyspace_that_is_replicated_otherwise_stays_so_and_is_told(empty: Settings) -> None:
+    migrations.apply(empty, files=[ONE])
+    runner = CliRunner(env=env(empty) | {"TIMELINE_CASSANDRA_REPLICATION": "datacenter1:3"})
+    for command in ("status", "apply"):
+        told = runner.invoke(schema, [command])
+        assert "replicated as datacenter1:1; TIMELINE_CASSANDRA_REPLICATION says datacenter1:3" in told.output
+    assert "replicated" not in CliRunner(env=env(empty)).invoke(schema, ["status"]).output
+
+
 def test_the_command_applies_and_tells(empty: Settings) -> None:
     runner = CliRunner(env=env(empty))
     told = runner.invoke(schema, ["status"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import cassandra
 import pytest
+from cassandra.cluster import Cluster
 
 from tests.integration.store.conftest import tweet
 from timeline import metrics
@@ -18,6 +20,7 @@ from timeline.domain.limits import Limits
 from timeline.domain.model import TweetKey
 from timeline.settings import Settings, address
 from timeline.store import Store, open_store
+from timeline.store import session as session_module
 from timeline.store.session import Cql, Kind
 
 NOW = 1_790_000_000_000
@@ -159,6 +162,44 @@ async def test_nobody_answering_is_unavailable_and_names_the_hosts(settings: Set
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 .*TIMELINE_CASSANDRA_HOSTS"):
         async with open_store(settings.model_copy(update=changed)):
             pass
+
+
+async def test_a_host_without_an_address_is_one_that_does_not_answer(settings: Settings) -> None:
+    changed = {"cassandra_hosts": ("nowhere.invalid:9042",), "limits": Limits(cassandra_connect_ms=300)}
+    with pytest.raises(Unavailable, match=r"nowhere\.invalid:9042 .*TIMELINE_CASSANDRA_HOSTS"):
+        async with open_store(settings.model_copy(update=changed)):
+            pass
+
+
+async def test_who_waits_for_cassandra_is_stopped_between_two_tries(settings: Settings) -> None:
+    changed = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1:1",), "limits": Limits()})
+    threads = threading.active_count()
+    waiting = asyncio.create_task(open_store(changed).__aenter__())
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    waiting.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert time.monotonic() - began < 4  # of fifteen that it would have waited: a try has 3
+    assert threading.active_count() <= threads + 1  # a thread of the pool, and none of a driver's
+
+
+async def test_a_connection_that_comes_too_late_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, slow = list[Cluster](), session_module.new_cluster
+
+    def new_cluster(settings: Settings, limits: Limits) -> Cluster:
+        made.append(slow(settings, limits))
+        time.sleep(0.3)
+        return made[0]
+
+    monkeypatch.setattr(session_module, "new_cluster", new_cluster)
+    waiting = asyncio.create_task(open_store(settings).__aenter__())
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert made[0].is_shutdown
 
 
 async def test_a_wrong_statement_is_a_bug_and_stays_one(store: Store) -> None:

@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession, web
 
-from tests.unit.api.fakes import Calls, FakePeople, FakeReading, FakeWriter
+from tests.unit.api.fakes import (
+    Calls,
+    FakeEdits,
+    FakeLikes,
+    FakeMarked,
+    FakeMarkers,
+    FakePeople,
+    FakeReading,
+    FakeRelations,
+    FakeWriter,
+)
 from timeline.api.app import make_app
 from timeline.api.auth import Authenticator, ByHeader
 from timeline.api.serving import serving
@@ -33,8 +43,13 @@ def limits() -> Limits:
 def app(calls: Calls, authenticator: Authenticator, limits: Limits) -> web.Application:
     return make_app(
         writer=FakeWriter(calls),  # type: ignore[arg-type]
+        relations=FakeRelations(calls),  # type: ignore[arg-type]
+        likes=FakeLikes(calls),  # type: ignore[arg-type]
+        edits=FakeEdits(calls),  # type: ignore[arg-type]
+        markers=FakeMarkers(calls),  # type: ignore[arg-type]
         reading=FakeReading(calls),  # type: ignore[arg-type]
         people=FakePeople(calls),  # type: ignore[arg-type]
+        marked=FakeMarked(calls),  # type: ignore[arg-type]
         authenticator=authenticator,
         limits=limits,
     )

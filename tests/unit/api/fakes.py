@@ -8,8 +8,9 @@ from typing import Any
 from timeline.assembly.service import Page
 from timeline.domain.errors import BadRequest
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Tweet
+from timeline.domain.model import Tweet, Visibility
 from timeline.writing.drafts import Draft
+from timeline.writing.ports import Marker
 from timeline.writing.service import RetweetOutcome
 
 NEW_TWEET = TweetId(77)
@@ -55,6 +56,73 @@ class FakeWriter:
         return RetweetOutcome(None, 2)
 
 
+class FakeRelations:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def block(self, me: UserId, other: UserId) -> None:
+        self._calls.note("block", me, other)
+
+    async def unblock(self, me: UserId, other: UserId) -> None:
+        self._calls.note("unblock", me, other)
+
+    async def mute(self, me: UserId, other: UserId) -> None:
+        self._calls.note("mute", me, other)
+
+    async def unmute(self, me: UserId, other: UserId) -> None:
+        self._calls.note("unmute", me, other)
+
+
+class FakeLikes:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def like(self, me: UserId, tweet_id: TweetId) -> int:
+        self._calls.note("like", me, tweet_id)
+        return 43
+
+    async def unlike(self, me: UserId, tweet_id: TweetId) -> int:
+        self._calls.note("unlike", me, tweet_id)
+        return 42
+
+
+class FakeEdits:
+    """Every id means itself."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def edit(self, me: UserId, tweet_id: TweetId, text: str | None, visibility: Visibility | None) -> TweetId:
+        self._calls.note("edit", me, tweet_id, text, visibility)
+        return tweet_id
+
+
+class FakeMarkers:
+    """Nobody has set one."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def get(self, me: UserId) -> Marker | None:
+        self._calls.note("get_marker", me)
+        return None
+
+    async def move(self, me: UserId, tweet_id: TweetId, *, rewind: bool) -> Marker:
+        self._calls.note("move_marker", me, tweet_id, rewind)
+        return Marker(tweet_id, 1_700_000_000_123_000)
+
+
+class FakeMarked:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def page(
+        self, me: UserId | None, tweet_id: TweetId, mark: str, cursor: str | None, limit: int
+    ) -> tuple[list[bytes], str | None]:
+        self._calls.note(mark, me, tweet_id, cursor, limit)
+        return [b'{"id":"5"}'], None
+
+
 class FakeReading:
     """Knows the tweets below 100, and one page."""
 
@@ -96,4 +164,8 @@ class FakePeople:
         self, me: UserId | None, user_id: UserId, side: str, cursor: str | None, limit: int
     ) -> tuple[list[bytes], str | None]:
         self._calls.note(side, me, user_id, cursor, limit)
+        return [b'{"id":"5"}'], "on"
+
+    async def barred(self, me: UserId, side: str, cursor: str | None, limit: int) -> tuple[list[bytes], str | None]:
+        self._calls.note(side, me, cursor, limit)
         return [b'{"id":"5"}'], "on"

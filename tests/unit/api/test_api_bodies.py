@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from timeline.api.bodies import TweetBody, UserBody, parse
+from timeline.api.bodies import Body, EditBody, MarkerBody, TweetBody, UserBody, parse
 from timeline.domain.errors import BadRequest
 from timeline.domain.limits import Limits
 
 LIMITS = Limits()
 
 
-def pointers(data: bytes | dict[str, object], model: type[TweetBody] | type[UserBody] = TweetBody) -> list[str]:
+def pointers(data: bytes | dict[str, object], model: type[Body] = TweetBody) -> list[str]:
     encoded = data if isinstance(data, bytes) else json.dumps(data).encode()
     with pytest.raises(BadRequest) as caught:
         parse(encoded, model, LIMITS)
@@ -109,3 +109,37 @@ def test_an_avatar_is_a_link_that_a_page_may_show(url: str) -> None:
 def test_a_usual_avatar_is_taken(url: str | None) -> None:
     body = parse(json.dumps({"handle": "a", "name": "A", "avatar_url": url}).encode(), UserBody, LIMITS)
     assert body.avatar_url == url
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({}, [""]),
+        ({"text": None}, ["/text"]),
+        ({"visibility": None}, ["/visibility"]),
+        ({"text": 1, "visibility": "friends"}, ["/text", "/visibility"]),
+        ({"text": "a", "media_ids": []}, ["/media_ids"]),
+    ],
+)
+def test_an_edit_says_what_to_change_and_nothing_is_not_null(members: dict[str, object], wrong: list[str]) -> None:
+    assert pointers(members, EditBody) == wrong
+
+
+def test_an_edit_knows_what_was_left_out() -> None:
+    assert parse(b'{"text":""}', EditBody, LIMITS).model_fields_set == {"text"}
+    assert parse(b'{"visibility":"public"}', EditBody, LIMITS).model_fields_set == {"visibility"}
+
+
+@pytest.mark.parametrize(
+    ("members", "wrong"),
+    [
+        ({}, ["/tweet_id"]),
+        ({"tweet_id": 7}, ["/tweet_id"]),
+        ({"tweet_id": "0"}, ["/tweet_id"]),
+        ({"tweet_id": str(2**63)}, ["/tweet_id"]),
+        ({"tweet_id": "7", "rewind": "true"}, ["/rewind"]),
+        ({"tweet_id": "7", "rewind": None}, ["/rewind"]),
+    ],
+)
+def test_a_marker_is_a_decimal_string(members: dict[str, object], wrong: list[str]) -> None:
+    assert pointers(members, MarkerBody) == wrong

@@ -222,6 +222,17 @@ async def test_a_bad_line_ends_the_load_after_what_stood_above(tmp_path: Path, s
         await load(plan, service)
 
 
+@pytest.mark.parametrize(("follows", "posts"), [("1 x\n", POSTS), (FOLLOWS, "1 100 1 P 0\n")])
+async def test_files_that_cannot_be_read_leave_no_journal(
+    follows: str, posts: str, tmp_path: Path, service: FakeService
+) -> None:
+    plan = plan_of(tmp_path, follows, posts)
+    with pytest.raises(BadFile):
+        await load(plan, service)
+    assert not plan.journal.exists()
+    await load(plan_of(tmp_path), service)
+
+
 def test_pace_is_so_many_a_second_or_as_recorded() -> None:
     assert [Steady(4)(number, 0) for number in (0, 2, 8)] == [0, 0.5, 2]
     recorded = AsRecorded(10)
