@@ -8,7 +8,9 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test lint clean
+.PHONY: help setup dev demo test lint pins clean
+# the steps are pips in one environment: side by side they would break it, however many jobs `make -j` or MAKEFLAGS allow
+.NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -29,6 +31,16 @@ lint: dev ## ruff, format, types, layers
 	$(BIN)/lint-imports
 
 dev: setup $(STAMPS)/dev
+
+# What is pinned stays while it fits: `make pins PINS=--upgrade` takes the newest. Its resolver is gone afterwards.
+PINS ?=
+COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+pins: ## requirements/*.txt anew, from pyproject.toml and requirements/build.in
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" && \
+	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input uv && PATH="$$folder/bin:$$PATH" && \
+	$(COMPILE) $(PINS) pyproject.toml -o requirements/runtime.txt && \
+	$(COMPILE) $(PINS) pyproject.toml --extra dev -c requirements/runtime.txt -o requirements/dev.txt && \
+	$(COMPILE) $(PINS) requirements/build.in -o requirements/build.txt
 
 clean: ## remove .venv and what tools left (not the data in .timeline, not the cache of engines)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

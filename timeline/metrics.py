@@ -8,10 +8,6 @@ Keep the child objects (`X.labels(...)`) where a call is hot: looking one up cos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import perf_counter
-
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -61,7 +57,8 @@ RELAYED = Counter(
     "timeline_relayed_total", "Outbox rows that the relay produced. Steadily above 0: producers fail beside the answer."
 )
 OUTBOX_AGE_SECONDS = Gauge(
-    "timeline_outbox_age_seconds", "Age of the oldest outbox row seen in the last sweep; 0 when empty."
+    "timeline_outbox_age_seconds",
+    "Age of the oldest outbox row that is being relayed now; 0 when none is. Growing: Kafka takes no events.",
 )
 CACHE_READS = Counter(
     "timeline_cache_reads_total",
@@ -81,17 +78,3 @@ TRIMS = Counter("timeline_trims_total", "Timelines cut back to their cap.")
 LEASE_LOSSES = Counter(
     "timeline_worker_lease_losses_total", "Times a worker number was lost: no ids until another is leased."
 )
-
-
-@contextmanager
-def engine_call(engine: str, operation: str, outcomes: dict[type[BaseException], str]) -> Iterator[None]:
-    """Time a call under the outcome of what it raises: the first class of `outcomes` that fits, else `error`."""
-    started = perf_counter()
-    outcome = "ok"
-    try:
-        yield
-    except BaseException as error:
-        outcome = next((name for kind, name in outcomes.items() if isinstance(error, kind)), "error")
-        raise
-    finally:
-        ENGINE_CALL_SECONDS.labels(engine, operation, outcome).observe(perf_counter() - started)

@@ -20,7 +20,14 @@ from timeline.domain.errors import Unavailable
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 _SECRET_FIELDS = ("authorization", "cookie", "password", "secret", "token")
-_QUIET_LOGGERS = ("asyncio", "cassandra", "aiohttp.access")
+_QUIET_LOGGERS = {
+    "asyncio": logging.WARNING,
+    "aiohttp.access": logging.WARNING,
+    "cassandra": logging.WARNING,
+    # they warn of every try to reach a node that is away, with a traceback; our own words say it once
+    "cassandra.cluster": logging.ERROR,
+    "cassandra.protocol": logging.ERROR,
+}
 
 
 class _Formatter(JsonFormatter):
@@ -55,8 +62,8 @@ def set_up_logging(process: str, level: str, stream: TextIO | None = None) -> No
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
-    for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, least in _QUIET_LOGGERS.items():
+        logging.getLogger(name).setLevel(least)
     logging.captureWarnings(True)
 
 

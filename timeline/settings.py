@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     worker_min: int = Field(0, ge=0, le=4095)
     worker_max: int = Field(4095, ge=0, le=4095)
 
-    # Accounts with more followers than this are to be pulled at read time, not pushed.
+    # Accounts with more followers than this are to be pulled at read time, not pushed: nothing reads it yet.
     push_followers_max: int = Field(100_000, ge=1)
 
     # Changes to named limits (domain/limits.py), as JSON. For tests, which shrink them.

@@ -323,6 +323,7 @@ async def test_a_deletion_wins_over_an_edit_at_the_same_time(
     edit = world.store.edits.edit
 
     async def delete() -> None:
+        await world.evict_content("state", tweet.id)  # so that what is stored by now is read, and cached
         await shown(world, other, tweet.id)
         await world.settle()
         if not ahead_us:

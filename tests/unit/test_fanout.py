@@ -21,7 +21,7 @@ from timeline.domain.events import TweetCreated
 from timeline.domain.ids import TweetId, UserId, first_id_at
 from timeline.domain.limits import Limits
 from timeline.fanout.plan import Gathering, by_author, is_late
-from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged
+from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
 from timeline.fanout.worker import run_fanout
 
 NOW_MS = 1_780_000_000_000
@@ -60,14 +60,25 @@ class FakeFollowers:
         self._graph, self._page_max = graph, page_max
         self.failures: list[Exception] = []
 
-    async def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+    async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
+        """The failures come in the middle, before the last page."""
         assert len(set(authors)) == len(authors)
-        if self.failures:
-            raise self.failures.pop()
-        for author in authors:
-            followers = self._graph.get(author, [])
-            for first in range(0, len(followers), self._page_max):
-                yield page(author, *followers[first : first + self._page_max])
+
+        async def read() -> None:
+            if self.failures:
+                raise self.failures.pop()
+
+        found = [
+            page(author, *self._graph.get(author, [])[first : first + self._page_max])
+            for author in authors
+            for first in range(0, len(self._graph.get(author, [])), self._page_max)
+        ]
+        for number, one in enumerate(found, 1):
+            if number == len(found):
+                await patiently(read)
+            yield one
+        if not found:
+            await patiently(read)
 
 
 class FakePushes:
@@ -247,12 +258,14 @@ async def test_while_an_engine_is_away_the_batch_waits_undone_and_the_gauge_says
     assert pushes.homes == {(10, event(0, 1).tweet_id): 1}
 
 
-async def test_followers_that_cannot_be_read_are_read_again() -> None:
-    followers = FakeFollowers({1: [10, 11]})
+async def test_followers_that_cannot_be_read_are_read_again_and_those_before_get_it_once() -> None:
+    followers = FakeFollowers({1: [10, 11, 12]}, page_max=1)
     followers.failures = [Unavailable("cassandra is away")] * 3
-    worker = Running(FakeEvents([event(0, 1)]), followers, FakePushes())
+    worker = Running(
+        FakeEvents([event(0, 1)]), followers, FakePushes(), limits=replace(LIMITS, fanout_appends_per_push=1)
+    )
     await worker.until_done(1)
-    assert set(worker.pushes.homes) == {(10, event(0, 1).tweet_id), (11, event(0, 1).tweet_id)}
+    assert worker.pushes.homes == {(user, event(0, 1).tweet_id): 1 for user in (10, 11, 12)}
 
 
 async def test_an_entry_that_grows_late_while_redis_is_away_is_marked_when_it_arrives() -> None:

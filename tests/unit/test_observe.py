@@ -50,6 +50,12 @@ def test_a_record_carries_the_id_of_the_request_it_belongs_to(lines: io.StringIO
     assert [(line["message"], line["request_id"]) for line in read(lines)] == [("a", "a"), ("b", "b")]
 
 
+@pytest.mark.parametrize("name", ["cassandra.cluster", "cassandra.protocol"])
+def test_the_driver_does_not_say_what_we_say_ourselves(lines: io.StringIO, name: str) -> None:
+    logging.getLogger(name).warning("Error connecting to 127.0.0.1:1")
+    assert not read(lines)
+
+
 def test_an_exception_stays_within_its_line(lines: io.StringIO) -> None:
     try:
         raise ValueError("a\nb")

@@ -7,6 +7,8 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from timeline.api import errors
+from timeline.api.middleware import HEADER, Handler, new_request_id
 from timeline.observe import Health
 
 
@@ -27,11 +29,24 @@ def make_admin_app(health: Health) -> web.Application:
             {"ready": is_ready, "draining": health.draining, "checks": checks}, status=200 if is_ready else 503
         )
 
-    app = web.Application()
+    app = web.Application(middlewares=[_as_problems])
+    app.on_response_prepare.append(_named)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app
+
+
+@web.middleware
+async def _as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return errors.of_http(error)
+
+
+async def _named(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers[HEADER] = new_request_id()
 
 
 def _json(members: dict[str, object], status: int = 200) -> web.Response:

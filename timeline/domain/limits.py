@@ -56,6 +56,7 @@ class Limits:
     pull_authors_per_query: int = 25  # measured: IN of 25 answers 200 authors in 11 ms, a query each in 54
     pull_rows_per_author: int = 20
     pull_queries_in_flight: int = 16  # beyond 16 to 32 a process only the tail grows
+    counts_max: int = 10_000  # rows read for one number of a profile, 10 ms: a page has three of each of 100 users
     refill_rounds_max: int = 8  # stretches of a page that rules emptied; then it is short
     hydrations_max: int = 12  # of one page: a cheap request must not hold a worker over a list that rules hide
     hydrate_entries: int = 50  # looked up at once where rules hide more than they show

@@ -19,7 +19,7 @@ class Reach:
     """Made by `open_reach`, with a client of its own, so that asking waits for nobody."""
 
     def __init__(self, settings: Settings) -> None:
-        self._admin = AdminClient(client.connection(settings, "reach"))
+        self._admin: AdminClient | None = AdminClient(client.connection(settings, "reach"))
         self._topic = name(settings, Topic.tweet_created)
         self._seconds = settings.limits.readiness_check_ms / 1000
         self._asking = asyncio.Lock()  # one thread at most, however often it is asked
@@ -29,7 +29,17 @@ class Reach:
         async with self._asking:
             await asyncio.to_thread(self._ping)
 
+    async def close(self) -> None:
+        """Let the client go, and its threads: health keeps this object to the process's end. Waits for an asking under way."""
+        async with self._asking:
+            await asyncio.to_thread(self._let_go)
+
+    def _let_go(self) -> None:
+        self._admin = None  # destroyed here, on a thread, since it waits for threads of its own
+
     def _ping(self) -> None:
+        if self._admin is None:
+            raise Unavailable("kafka: this process is ending")
         try:
             found = self._admin.list_topics(self._topic, timeout=self._seconds).topics.get(self._topic)
         except KafkaException as error:
@@ -44,6 +54,9 @@ class Reach:
 async def open_reach(settings: Settings, *, now: bool) -> AsyncIterator[Reach]:
     """`now`: raises Unavailable when Kafka cannot be reached at once."""
     reach = Reach(settings)
-    if now:
-        await reach.ping()
-    yield reach
+    try:
+        if now:
+            await reach.ping()
+        yield reach
+    finally:
+        await reach.close()

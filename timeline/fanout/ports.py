@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from timeline.domain.entries import Entry, UserIds
 from timeline.domain.errors import Unavailable
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import UserId
 from timeline.domain.model import Tweet
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,24 @@ class FollowerPage:
     followers: UserIds
 
 
+class Patiently(Protocol):
+    """How one read is done: at once, or again and again until the store is back (fanout/patience.py)."""
+
+    async def __call__(self, call: Callable[[], Awaitable[Answer]], /) -> Answer: ...
+
+
+async def at_once(call: Callable[[], Awaitable[Answer]], /) -> Answer:
+    """A read that fails is not repeated."""
+    return await call()
+
+
 class Followers(Protocol):
     """store/followers.py"""
 
-    def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+    def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         """Every follower of these authors, once, page by page, read now from the store (never from a cache). Memory is bounded
-        by a few pages. Raises Unavailable."""
+        by a few pages. Each read is done `patiently`: so that nobody has to begin again, and to push again what was pushed, for
+        one page that could not be read. Raises what that raises."""
 
 
 @dataclass(frozen=True, slots=True)

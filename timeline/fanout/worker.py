@@ -76,7 +76,7 @@ class Fanout:
         """Return when everything of it is in Redis and it is done; waits for engines that are away, for ever."""
         entries = by_author(batch.events)
         await self._push_profiles(entries)
-        await self._patience.until_available(lambda: self._push_followers(entries))
+        await self._push_followers(entries)
         now_ms = self._clock_ms()
         for event in batch.events:
             metrics.DELIVERY_LAG_SECONDS.observe(max(0, now_ms - time_ms(event.tweet_id)) / 1000)
@@ -98,10 +98,9 @@ class Fanout:
         await self._patience.until_available(once)
 
     async def _push_followers(self, entries: ByAuthor) -> None:
-        """A push that fails is repeated alone, so that what others have is not appended again; followers that cannot be read are
-        read again from the start."""
+        """A push or a read that fails is repeated alone, so that what others have is not appended again."""
         gathering = Gathering(entries, self._limits.fanout_appends_per_push)
-        async with closing(self._followers.pages(list(entries))) as pages:
+        async with closing(self._followers.pages(list(entries), self._patience.until_available)) as pages:
             async for page in pages:
                 for push in gathering.add(page):
                     await self._push(push)

@@ -58,7 +58,9 @@ def _topology_options(command: F) -> F:
     help="What to load: demo is a small network with people, follows and posts.",
 )
 @click.option(
-    "--threshold", type=click.IntRange(min=1), help="Accounts with more followers than this are pulled, not pushed."
+    "--threshold",
+    type=click.IntRange(min=1),
+    help="Accounts with more followers than this are to be pulled, not pushed: nothing reads it yet.",
 )
 @click.pass_context
 def local(

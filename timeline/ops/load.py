@@ -102,14 +102,14 @@ async def run_load(plan: LoadPlan, doors: Doors, limits: Limits, progress: Progr
     """Load it, or go on. Raises BadFile, JournalError, OSError; Unavailable when an engine stays away for load_retry_seconds."""
     about = await asyncio.to_thread(digest, (plan.follows, plan.posts))
     # a new journal is of files that can be read: it would be in the way of the same files put right
-    graph = None if plan.journal.exists() else await asyncio.to_thread(_read_graph, plan)
+    graph = None if plan.journal.exists() else await _read_graph(plan)
     figures = Figures()
     with await _open_journal(plan.journal, about, doors) as journal:
         if not journal.done.graph:
             began = monotonic()
-            graph = graph or await asyncio.to_thread(_read_graph, plan)
-            await _load_graph(graph, doors, journal.done.at_us, figures, progress)
-            graph = None  # its memory is the posts' now
+            read = graph or await _read_graph(plan)
+            await _load_graph(read, doors, journal.done.at_us, figures, progress)
+            del graph, read  # their memory is the posts' now
             figures.graph_seconds = monotonic() - began
             journal.graph_loaded()
         await _Replay(plan, doors, limits, journal, figures, progress).run()
@@ -140,9 +140,9 @@ def _set_aside(journal: Journal, path: Path, about: str) -> Journal:
     return Journal.open(path, about, time_ns() // 1000)
 
 
-def _read_graph(plan: LoadPlan) -> tuple[Follows, UserIds]:
-    """The follows, and who is named in the posts."""
-    return read_follows(plan.follows), _people_in(plan.posts)
+async def _read_graph(plan: LoadPlan) -> tuple[Follows, UserIds]:
+    """The follows, and who is named in the posts. Raises BadFile, OSError."""
+    return await asyncio.to_thread(lambda: (read_follows(plan.follows), _people_in(plan.posts)))
 
 
 async def _load_graph(

@@ -9,7 +9,7 @@ import numpy as np
 
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
-from timeline.fanout.ports import FollowerPage
+from timeline.fanout.ports import FollowerPage, Patiently, at_once
 from timeline.store.columns import ints
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Session
@@ -30,24 +30,26 @@ class Followers:
         self._limits = limits
         self._shards = Shards(session, limits)
 
-    async def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+    async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         """Every follower of these authors, once, page by page, read now. At most PAGES_AT_ONCE pages are in memory.
-        Raises Unavailable: what was yielded before then stands."""
-        shards = await self._shards.counts(authors)
+        Raises what `patiently` lets through: what was yielded before then stands."""
+        shards = await patiently(lambda: self._shards.counts(authors))
         firsts = chunks(list(shards), self._limits.pull_authors_per_query)
         reads: list[tuple[list[UserId], int, Any]] = [(list(part), 0, None) for part in firsts]
         reads += [([author], shard, None) for author, count in shards.items() for shard in range(1, count)]
-        async for page in self._walk(reads):
+        async for page in self._walk(reads, patiently):
             for author, followers in page:
                 for start in range(0, len(followers), self._limits.fanout_followers_page):
                     yield FollowerPage(author, followers[start : start + self._limits.fanout_followers_page])
 
     async def _walk(
-        self, reads: list[tuple[list[UserId], int, Any]]
+        self, reads: list[tuple[list[UserId], int, Any]], patiently: Patiently
     ) -> AsyncIterator[list[tuple[UserId, np.ndarray[tuple[int], np.dtype[np.int64]]]]]:
         while reads:
             following: list[tuple[list[UserId], int, Any]] = []
-            async for (authors, shard, _), columns, state in each(reads, self._read, PAGES_AT_ONCE):
+            async for (authors, shard, _), columns, state in each(
+                reads, lambda read: patiently(lambda: self._read(read)), PAGES_AT_ONCE
+            ):
                 if state is not None:
                     following.append((authors, shard, state))
                 yield _by_author(columns)

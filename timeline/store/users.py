@@ -25,6 +25,7 @@ from timeline.domain.errors import BadRequest, OutcomeUnknown, Unavailable, afte
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import User, UserCounts
+from timeline.store.columns import standing
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Kind, Params, Row, Session
 from timeline.store.shards import Shards
@@ -32,7 +33,6 @@ from timeline.store.shards import Shards
 CLAIM_PATIENCE_S = 2.0  # a claim that no row agrees with is that of a process under way; after this, of a dead one
 _POLL_S = 0.05
 _TRIES_MAX = 16  # each lost race is another change of the same user, or a fence
-_SHARDS_COUNTED_MAX = 8  # 40,000 followers, some 50 ms; beyond, full shards are taken for full
 
 _COLUMNS = "user_id, handle, name, avatar_url, created_ms, version, deleted_us, revision"
 _GET = Cql("user_get", f"SELECT {_COLUMNS} FROM users WHERE user_id = ?")
@@ -58,11 +58,10 @@ _CLAIM_TAKE = Cql(
 )
 _CLAIM_FREE = Cql("claim_free", "DELETE FROM users_by_handle WHERE handle = ? IF claim = ?", Kind.cas)
 _USER_COUNTS = Cql("user_counts", "SELECT followers, followees, tweets FROM user_counts WHERE user_id = ?")
-_FOLLOWEES = Cql("user_followees_count", "SELECT COUNT(*), COUNT(ended) FROM followees WHERE user_id = ?")
+# Rows and not their COUNT: that of several partitions is a warning in the server's log each time, and a LIMIT does not bound it
+_FOLLOWEES = Cql("user_followees", "SELECT ended FROM followees WHERE user_id = ? LIMIT ?")
 _BUCKETS = Cql("user_buckets", "SELECT bucket FROM tweet_buckets WHERE user_id = ?")
-_TWEETS = Cql(
-    "user_tweets_count", "SELECT COUNT(created_us), COUNT(deleted_us) FROM tweets WHERE user_id = ? AND bucket IN ?"
-)
+_TWEETS = Cql("user_tweets", "SELECT created_us, deleted_us FROM tweets WHERE user_id = ? AND bucket IN ? LIMIT ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,31 +186,41 @@ class Users:
     async def counts(self, user_id: UserId) -> UserCounts:
         """Followers, followees and tweets (replies and retweets among them), at 0.5 ms and up.
 
-        A row in user_counts is believed. Without one they are counted from the tables themselves, exactly, at the cost of reading
-        those partitions: some 1 ms for every thousand. Above 8 follower shards (about 40,000 followers) the full shards are
-        taken for follower_shard_size each and only the last is counted: off by a few per cent, and by what was unfollowed since.
+        A row in user_counts is believed. Without one they are counted from the tables themselves, at the cost of reading those
+        partitions: some 1 ms for every thousand rows, up to counts_max rows for each number. Above that, followees and tweets are as
+        many as stand among the rows read; of followers, full shards are taken for follower_shard_size each and only the last
+        is counted: off by a few per cent, and by what was unfollowed since.
         """
         row = await self._session.one(_USER_COUNTS, (user_id,))
         if row:
             return UserCounts(*(number or 0 for number in row))
         followers, followees, tweets = await asyncio.gather(
-            self._followers(user_id), self._session.one(_FOLLOWEES, (user_id,)), self._tweets(user_id)
+            self._followers(user_id), self._followees(user_id), self._tweets(user_id)
         )
-        return UserCounts(followers, followees[0] - followees[1] if followees else 0, tweets)
+        return UserCounts(followers, followees, tweets)
 
     async def _followers(self, user_id: UserId) -> int:
         shards = await self._shards.count(user_id)
-        if shards > _SHARDS_COUNTED_MAX:
-            return (shards - 1) * self._limits.follower_shard_size + await self._shards.size(user_id, shards - 1)
+        full = (shards - 1) * self._limits.follower_shard_size
+        if full >= self._limits.counts_max:
+            return full + await self._shards.size(user_id, shards - 1)
         sizes = [size async for size in each(range(shards), lambda shard: self._shards.size(user_id, shard))]
         return sum(sizes)
 
+    async def _followees(self, user_id: UserId) -> int:
+        pages = self._session.all_columns(_FOLLOWEES, (user_id, self._limits.counts_max))
+        return sum([int(standing(page["ended"]).sum()) async for page in pages])
+
     async def _tweets(self, user_id: UserId) -> int:
-        buckets = [row[0] for row in await self._session.rows(_BUCKETS, (user_id,))]
-        total = 0
-        parts = [(user_id, list(part)) for part in chunks(buckets, self._limits.pull_authors_per_query)]
-        async for rows in each(parts, lambda part: self._session.rows(_TWEETS, part)):
-            total += rows[0][0] - rows[0][1]
+        buckets = [row[0] for row in await self._session.rows(_BUCKETS, (user_id,))]  # the newest first
+        total, left = 0, self._limits.counts_max
+        for part in chunks(buckets, self._limits.pull_authors_per_query):
+            if left <= 0:
+                break
+            async for page in self._session.all_columns(_TWEETS, (user_id, list(part), left)):
+                is_tweet, stands = ~standing(page["created_us"]), standing(page["deleted_us"])
+                total += int((is_tweet & stands).sum())
+                left -= len(is_tweet)
         return total
 
 

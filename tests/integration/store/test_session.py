@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import cassandra
 import pytest
@@ -171,18 +172,34 @@ async def test_a_host_without_an_address_is_one_that_does_not_answer(settings: S
             pass
 
 
-async def test_who_waits_for_cassandra_is_stopped_between_two_tries(settings: Settings) -> None:
+async def test_who_waits_for_cassandra_is_stopped_between_two_tries(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changed = settings.model_copy(update={"cassandra_hosts": ("127.0.0.1:1",), "limits": Limits()})
-    threads = threading.active_count()
+    tried, ended = threading.Event(), threading.Event()
+    make, connect = session_module.new_cluster, session_module.connect
+
+    def trying(settings: Settings, limits: Limits) -> Cluster:
+        tried.set()
+        return make(settings, limits)
+
+    def connecting(*args: Any, **options: Any) -> Any:
+        try:
+            return connect(*args, **options)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(session_module, "new_cluster", trying)
+    monkeypatch.setattr(session_module, "connect", connecting)
     waiting = asyncio.create_task(open_store(changed).__aenter__())
-    await asyncio.sleep(0.5)
+    assert await asyncio.to_thread(tried.wait, 10)
     assert not waiting.done()
     waiting.cancel()
     began = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert time.monotonic() - began < 4  # of fifteen that it would have waited: a try has 3
-    assert threading.active_count() <= threads + 1  # a thread of the pool, and none of a driver's
+    assert time.monotonic() - began < 5  # of fifteen that it would have waited: a try has 3
+    assert ended.is_set()  # the exit of a process waits for its threads
 
 
 async def test_a_connection_that_comes_too_late_is_closed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,9 @@ async def test_unknown_outcomes_are_settled_by_reading(store: Store, users: Iter
     assert (await put(made(new, f"unsure{new}"))) == made(new, f"unsure{new}")
 
 
-async def test_counts_are_of_what_stands(store: Store, users: Iterator[UserId]) -> None:
+async def test_counts_are_of_what_stands(
+    store: Store, users: Iterator[UserId], caplog: pytest.LogCaptureFixture
+) -> None:
     me, *others = (next(users) for _ in range(7))
     assert await store.users.counts(me) == UserCounts(0, 0, 0)
     for other in others:
@@ -215,16 +217,31 @@ async def test_counts_are_of_what_stands(store: Store, users: Iterator[UserId]) 
     for item in items:
         await store.tweets.rewrite(item)
     await store.tweets.delete(TweetKey(me, items[3].id), AT + 1)
+    caplog.clear()
     assert await store.users.counts(me) == UserCounts(2, 5, 29)
+    assert "warning" not in caplog.text.lower()  # Cassandra warns of an aggregate over several partitions, each time
     await store.session.run(_COUNTED, (me,))
     assert await store.users.counts(me) == UserCounts(1, 2, 3)
 
 
 async def test_counts_of_a_large_account_take_full_shards_for_full(store: Store, users: Iterator[UserId]) -> None:
     star = next(users)
-    small = Limits(follower_shard_size=10)
+    small = Limits(follower_shard_size=10, counts_max=80)
     fans = np.arange(3_000_000, 3_000_123, dtype=np.int64)
     from timeline.store.bulk import Bulk
 
     await Bulk(store.session, small).load_follows(fans, np.full(len(fans), star), AT)
     assert (await Users(store.session, small).counts(star)).followers == 123
+
+
+async def test_no_number_of_a_profile_reads_more_than_counts_max_rows(store: Store, users: Iterator[UserId]) -> None:
+    me, *others = (next(users) for _ in range(7))
+    for other in others:
+        await store.graph.follow(me, other, AT)
+    await store.graph.unfollow(me, others[0], AT + 1)
+    items = [tweet(me, AT // 1000 - month * (1 << 31)) for month in range(30)]
+    for item in items:
+        await store.tweets.rewrite(item)
+    await store.tweets.delete(TweetKey(me, items[1].id), AT + 1)
+    assert await Users(store.session, Limits(counts_max=4)).counts(me) in (UserCounts(0, 3, 3), UserCounts(0, 3, 4))
+    assert await Users(store.session, Limits(counts_max=27)).counts(me) == UserCounts(0, 5, 26)

@@ -147,3 +147,7 @@ async def test_the_admin_port_serves_metrics(settings: Settings) -> None:
             assert "timeline_http_seconds" in await answer.text()
         async with http.get("/healthz") as answer:
             assert answer.status == 200
+        async with http.get("/nothing") as answer:
+            assert (answer.status, answer.content_type) == (404, "application/problem+json")
+            assert answer.headers["X-Request-Id"]
+            assert (await answer.json())["type"] == "/problems/not-found"
