@@ -23,7 +23,7 @@ from timeline.domain.events import TweetCreated
 from timeline.domain.ids import EPOCH_MS, TweetId, UserId, first_id_at, time_ms
 from timeline.domain.limits import LIMITS
 from timeline.domain.records import Header, ListKind
-from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged
+from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
 from timeline.fanout.worker import run_fanout
 from timeline.metrics import DELIVERIES, PUSHES, TRIMS
 
@@ -509,7 +509,7 @@ class OneBatch:
     async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
         raise AssertionError("nothing here can be rejected")
 
-    async def pages(self, authors: Sequence[UserId]) -> AsyncIterator[FollowerPage]:
+    async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         yield self._page
 
 
