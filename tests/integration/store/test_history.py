@@ -61,7 +61,7 @@ async def make_world(store: Store, users: Iterator[UserId], seed: int, months: i
                 item = replace(item, text="", retweet_of=TweetId(rng.randrange(1 << 62)), retweet_author=UserId(3))
             await store.tweets.rewrite(item)
             if rng.random() < 0.1:
-                item = item.as_deleted(item.version + 1)
+                item = replace(item, deleted=True, version=item.version + 1)
                 await store.tweets.delete(TweetKey(item.author_id, item.id), item.version)
             world.tweets.append(item)
     return world
@@ -110,7 +110,7 @@ async def test_deleted_tweets_make_an_empty_stretch_that_goes_on(store: Store, u
         await store.tweets.delete(TweetKey(author, item.id), item.version + 1)
     first = await store.history.stretch(np.array([author]), ID_MAX, 2)
     assert (len(first.entries), first.complete_from) == (0, items[4].id)
-    world = World([*items[:2], *(item.as_deleted(1) for item in items[2:])], [author])
+    world = World([*items[:2], *(replace(item, deleted=True) for item in items[2:])], [author])
     assert await walk(store.history, world, [author], ID_MAX, 2) == [items[1].entry, items[0].entry]
 
 
