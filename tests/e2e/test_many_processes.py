@@ -12,7 +12,7 @@ from tests.stack import Stack
 from timeline.local import Control
 
 PROCESSES = int(os.environ.get("TIMELINE_MINTERS", "16"))
-AT_ONCE = 8  # each costs a second of one core to start
+AT_ONCE = int(os.environ.get("TIMELINE_MINTERS_AT_ONCE", "8"))  # each costs a second of one core to start
 MINTER = """
 import asyncio, json, sys
 from timeline.domain.errors import Unavailable
@@ -55,7 +55,7 @@ def test_no_id_is_minted_twice_by_a_hundred_processes(engines: Control, tmp_path
             for _ in range(count)
         ]
         for minter in minters:
-            output, _ = minter.communicate(timeout=120)
+            output, _ = minter.communicate(timeout=240)
             assert minter.returncode == 0
             minted, not_minted = json.loads(output.splitlines()[-1])
             assert minted == sorted(set(minted)), "ids of one process ascend"
