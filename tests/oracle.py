@@ -23,6 +23,7 @@ class Row:
     reply_to_user: int | None = None
     followers_only: bool = False
     deleted: bool = False
+    quote_of: int | None = None
 
     @property
     def time_ms(self) -> int:
@@ -49,6 +50,12 @@ class Oracle:
             self.rows[row.id] = row
             self.by_author[row.author].append(row)
 
+    def undo(self, user: int, source: int) -> None:
+        """The user's retweets of that tweet are gone."""
+        for row in self.by_author[user]:
+            if row.source == source:
+                row.deleted = True
+
     def block(self, one: int, other: int) -> None:
         """A block ends follows both ways."""
         self.blocks[one].add(other)
@@ -59,6 +66,15 @@ class Oracle:
         """Positions, newest first."""
         places = self._places(reader)
         return [row.id for row in places if not self._is_hidden(row, places)]
+
+    def places(self, reader: int) -> list[int]:
+        """As home, with the retweets that are hidden because the same tweet has a place in the six hours before."""
+        return [row.id for row in self._places(reader)]
+
+    def shows_quote(self, shown: int, reader: int) -> bool:
+        """Whether what this tweet quotes is shown in a home: not of a muted user, nor what may not be seen."""
+        quoted = self.rows.get(self.rows[shown].quote_of or 0)
+        return quoted is not None and quoted.author not in self.mutes[reader] and self._may_be_seen(quoted, reader)
 
     def profile(self, author: int, reader: int | None) -> list[int]:
         """Positions, newest first: own tweets, replies and retweets."""

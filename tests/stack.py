@@ -68,10 +68,10 @@ class Stack:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TIMELINE_")}
         return inherited | self.settings
 
-    def run(self, *arguments: str, seconds: float = 120) -> str:
-        """A command that ends by itself. Fails when it fails."""
+    def run(self, *arguments: str, seconds: float = 120, **settings: str) -> str:
+        """A command that ends by itself, with settings of its own. Fails when it fails."""
         command = [sys.executable, "-m", "timeline", *arguments]
-        done = subprocess.run(command, env=self.env, capture_output=True, timeout=seconds, check=False)
+        done = subprocess.run(command, env=self.env | settings, capture_output=True, timeout=seconds, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stdout.decode()[-2000:]} {done.stderr.decode()[-4000:]}"
         return done.stdout.decode()
 

@@ -1,6 +1,7 @@
 """`timeline`: the command line. What a command needs is imported when it runs, so that `timeline --help` is quick.
 
-Exit codes: 0 well, 1 it went wrong, 2 a setting or an argument is wrong; 3 of `schema status` something is pending, 130 interrupted.
+Exit codes: 0 well, 1 it went wrong, 2 a setting or an argument is wrong, 130 interrupted. Of `schema status` 3: something is
+pending. Of `doctor` 1: there are differences; 3: an engine did not answer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "schema": ("timeline.store.command:schema", "Cassandra's tables: apply | status."),
     "topics": ("timeline.eventlog.command:topics", "Kafka's topics: apply | status."),
     "local": ("timeline.local.command:local", "Run everything on this machine, real engines included."),
+    "doctor": ("timeline.wiring:doctor", "Explain what differs between caches and store: timeline USER."),
     "load": ("timeline.wiring:load", "Load a graph of follows, and posts, through the write path."),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -85,6 +87,28 @@ def relay() -> None:
     from timeline.wiring import run_relay
 
     sys.exit(run_relay(settings))
+
+
+@timeline.command(short_help="Compare cached timelines with the store, for ever.")
+@click.option(
+    "--per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Readers looked at in a second; each costs the store what building a list costs.",
+)
+def audit(per_second: float) -> None:
+    """Compare the cached home timelines of sampled readers with the store, for ever: proof that feeds have no holes.
+
+    What differs twice is counted by timeline_holes_found_total, and told in the log; `timeline doctor timeline USER` explains it.
+    Changes nothing. One process is enough.
+    """
+    settings = _settings()
+    if per_second > settings.limits.audits_per_second_max:
+        raise click.BadParameter(f"at most {settings.limits.audits_per_second_max}", param_hint="--per-second")
+    from timeline.wiring import run_audit
+
+    sys.exit(run_audit(settings, per_second))
 
 
 class _UserId(click.ParamType[int]):

@@ -43,6 +43,17 @@ PAUSED = Gauge(
 )
 DELIVERIES = Counter("timeline_deliveries_total", "Entries appended to timelines that exist.")
 PUSHES = Counter("timeline_pushes_total", "Entries sent to followers, whether or not their timeline exists.")
+LEFT_OUT = Counter(
+    "timeline_left_out_total",
+    "What fan-out did not append, by cause: home and profile are appends to lists on a Redis node that stays away, with its hole "
+    "recorded (bring it back; its lists are rebuilt on their next reads); pulled are tweets of pulled authors, as it should be.",
+    ["cause"],
+)
+PULLED_AUTHORS = Gauge(
+    "timeline_pulled_authors",
+    "Authors who are pulled at read time, as this process knows them. A jump: somebody changed TIMELINE_PUSH_FOLLOWERS_MAX. "
+    "Each makes the reads of their followers a little dearer.",
+)
 DEAD_LETTERS = Counter(
     "timeline_dead_letters_total",
     "Events that can never succeed, by topic. Any: read the dead-letter topic.",
@@ -62,7 +73,7 @@ OUTBOX_AGE_SECONDS = Gauge(
 )
 CACHE_READS = Counter(
     "timeline_cache_reads_total",
-    "Look-ups by record (home, profile, reader, marks, post, state, author) and result (hit, miss).",
+    "Look-ups by record (home, profile, reader, marks, post, state, author, followers) and result (hit, miss).",
     ["record", "result"],
 )
 REBUILDS = Counter(
@@ -77,4 +88,39 @@ DEGRADED_PAGES = Counter("timeline_degraded_pages_total", "Pages that may lack s
 TRIMS = Counter("timeline_trims_total", "Timelines cut back to their cap.")
 LEASE_LOSSES = Counter(
     "timeline_worker_lease_losses_total", "Times a worker number was lost: no ids until another is leased."
+)
+HOLES_FOUND = Counter(
+    "timeline_holes_found_total",
+    "What `timeline audit` found wrong with cached timelines, twice, by cause; one that stays is counted again by every pass. Any: "
+    "the log line hole_found names the reader, `timeline doctor timeline USER` explains. "
+    "push: a delivery is lost, or late: look at timeline_consumer_lag_messages first. "
+    "follow: the same soon after a follow: fan-out served from a list of followers older than M. "
+    "rebuild: history of that list is not whole: a building raced, or a trim did not raise the floor. "
+    "interval: an author's change between pushed and pulled lost something: compare pull_authors with the workers' clocks. "
+    "profile: the own list of a pulled author lacks a tweet: look for Redis errors of fan-out. "
+    "late: a late delivery was not marked: look at the clocks of workers. "
+    "context: a changed follow, block or mute does not hold: look for errors of that user's Redis node at the time. "
+    "deletion: a deleted tweet is shown, or one that is not is hidden: as above, of the tweet's node. "
+    "altered, phantom: an entry of another release, or written by hand: delete that list, it is rebuilt. "
+    "unlisted: the store itself lost a row of tweet_buckets: repair it there.",
+    ["cause"],
+)
+AUDITED = Counter(
+    "timeline_audited_total",
+    "Readers audited by result: clean; holes; healed (a difference was gone at the second look); "
+    "untrusted (the list awaits its rebuild); gone (no list any more); "
+    "failed (an engine did not answer: see timeline_engine_call_seconds). "
+    "Not growing: the audit is stuck. Mostly failed: it proves nothing.",
+    ["result"],
+)
+AUDIT_PASS_TIMESTAMP_SECONDS = Gauge(
+    "timeline_audit_pass_timestamp_seconds",
+    "When a pass over all Redis primaries last ended, Unix time; 0 before the first. Long ago: a primary does not answer, or "
+    "--per-second is low for so many readers.",
+)
+AUDIT_PASS_READERS = Gauge("timeline_audit_pass_readers", "Readers audited in the last whole pass.")
+NOTICES_AGE_SECONDS = Gauge(
+    "timeline_notices_age_seconds",
+    "Since the store was last asked who is pulled and where holes are. Above notices_lease_ms (10 s): lists are not trusted, and "
+    "nothing is skipped; see to Cassandra.",
 )

@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     worker_min: int = Field(0, ge=0, le=4095)
     worker_max: int = Field(4095, ge=0, le=4095)
 
-    # Accounts with more followers than this are to be pulled at read time, not pushed: nothing reads it yet.
+    # An account with more followers than this comes to be pulled when homes are read, instead of pushed into them. It is pushed again
+    # when it has a fifth less (limits.pull_until_percent). Safe to change at any time; the same for every fanout process.
     push_followers_max: int = Field(100_000, ge=1)
 
     # Changes to named limits (domain/limits.py), as JSON. For tests, which shrink them.

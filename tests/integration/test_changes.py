@@ -356,8 +356,9 @@ async def test_a_fill_that_saw_the_edit_and_not_the_deletion_brings_nothing_back
     tweet = await world.post(me, "old")
     await world.writer.delete(me, tweet.id)
     late = replace(tweet, text="new", version=tweet.version + 10**9)
-    await world.cache.contents.put_states({tweet.id: State.of(late, Counts())})
-    await world.cache.contents.put_posts([post_of(late, "")])
+    now = world.cache.contents.moment()
+    await world.cache.contents.put_states({tweet.id: State.of(late, Counts())}, now)
+    await world.cache.contents.put_posts([post_of(late, "")], now)
     assert await shown(world, other, tweet.id) is None
 
 

@@ -24,7 +24,7 @@ def test_help_names_every_command_and_none_that_is_not_there() -> None:
     done = run("--help")
     assert done.returncode == 0
     names = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
-    assert names == {"api", "fanout", "load", "local", "relay", "schema", "token", "topics"}
+    assert names == {"api", "audit", "doctor", "fanout", "load", "local", "relay", "schema", "token", "topics"}
 
 
 def test_help_loads_no_driver() -> None:
@@ -38,7 +38,9 @@ def test_help_loads_no_driver() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["api", "fanout", "relay", "schema", "topics", "local", "load", "token"])
+@pytest.mark.parametrize(
+    "name", ["api", "audit", "doctor", "fanout", "relay", "schema", "topics", "local", "load", "token"]
+)
 def test_every_command_has_help(name: str) -> None:
     done = run(name, "--help")
     assert (done.returncode, "Usage: timeline" in done.stdout) == (0, True), done.stderr

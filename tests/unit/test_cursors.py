@@ -14,7 +14,17 @@ from timeline.domain.ids import ID_MAX
 
 SIGNER = Signer({1: b"a secret of sixteen bytes"})
 NUMBERS = st.integers(0, ID_MAX)
-CURSORS = st.builds(Cursor, st.sampled_from(["older", "newer"]), NUMBERS, NUMBERS, NUMBERS, NUMBERS)
+CURSORS = st.builds(
+    Cursor,
+    st.sampled_from(["older", "newer"]),
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.lists(NUMBERS, max_size=70).map(tuple),
+)
 
 
 @given(CURSORS, st.text())

@@ -5,146 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fake_clock import settle, until
+from tests.unit.fake_fanout import LIMITS, NOW_MS, FakeEvents, FakeFollowers, FakePushes, Running, event, page
 from timeline import metrics
-from timeline.domain.entries import Entry
 from timeline.domain.errors import Unavailable
-from timeline.domain.events import TweetCreated
-from timeline.domain.ids import TweetId, UserId, first_id_at
 from timeline.domain.limits import Limits
 from timeline.fanout.plan import Gathering, by_author, is_late
-from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
-from timeline.fanout.worker import run_fanout
-
-NOW_MS = 1_780_000_000_000
-LIMITS = Limits(retry_pause_max_ms=1, fanout_appends_per_push=10, drain_seconds=1)
-
-
-def event(number: int, author: int, at_ms: int = NOW_MS) -> TweetCreated:
-    return TweetCreated(TweetId(first_id_at(at_ms) + number), UserId(author), 0)
-
-
-def page(author: int, *followers: int) -> FollowerPage:
-    return FollowerPage(UserId(author), np.array(followers, np.int64))
-
-
-class FakeEvents:
-    def __init__(self, *batches: Sequence[TweetCreated]) -> None:
-        self._waiting = [Batch(events, at) for at, events in enumerate(batches)]
-        self.taken = 0
-        self.done_tokens: list[object] = []
-
-    async def batch(self) -> Batch:
-        if not self._waiting:
-            await asyncio.Event().wait()
-        self.taken += 1
-        return self._waiting.pop(0)
-
-    async def done(self, batch: Batch) -> None:
-        self.done_tokens.append(batch.token)
-
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
-        raise AssertionError("nothing here can be rejected")
-
-
-class FakeFollowers:
-    def __init__(self, graph: dict[int, list[int]], page_max: int = 3) -> None:
-        self._graph, self._page_max = graph, page_max
-        self.failures: list[Exception] = []
-
-    async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
-        """The failures come in the middle, before the last page."""
-        assert len(set(authors)) == len(authors)
-
-        async def read() -> None:
-            if self.failures:
-                raise self.failures.pop()
-
-        found = [
-            page(author, *self._graph.get(author, [])[first : first + self._page_max])
-            for author in authors
-            for first in range(0, len(self._graph.get(author, [])), self._page_max)
-        ]
-        for number, one in enumerate(found, 1):
-            if number == len(found):
-                await patiently(read)
-            yield one
-        if not found:
-            await patiently(read)
-
-
-class FakePushes:
-    """Redis, as far as it is seen from here: what each home list holds."""
-
-    def __init__(self) -> None:
-        self.homes: Counter[tuple[int, int]] = Counter()
-        self.own: list[tuple[Entry, bool]] = []
-        self.pushes: list[Sequence[Delivery]] = []
-        self.failures: list[Exception | None] = []  # of each push to come, from the last
-        self.away: set[int] = set()  # users whose lists are on a node that is away
-        self.tries = 0
-        self.may_go_on = asyncio.Event()
-        self.may_go_on.set()
-
-    async def push(self, deliveries: Sequence[Delivery]) -> int:
-        await self.may_go_on.wait()
-        if self.failures and (failure := self.failures.pop()):
-            raise failure
-        self.pushes.append(deliveries)
-        return sum([self._append(delivery) for delivery in self._there(deliveries)])
-
-    async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
-        deliveries = [Delivery(entry, np.array([entry.author_id], np.int64), late) for entry, late in entries]
-        for each in self._there(deliveries):
-            self.own.append((each.entry, each.late))
-
-    def _append(self, delivery: Delivery) -> int:
-        for follower in delivery.followers.tolist():
-            self.homes[follower, delivery.entry.tweet_id] += 1
-        return len(delivery.followers)
-
-    def _there(self, deliveries: Sequence[Delivery]) -> Iterator[Delivery]:
-        """What reaches a node that answers; at the end the rest is raised."""
-        self.tries += 1
-        left = []
-        for each in deliveries:
-            is_away = np.isin(each.followers, list(self.away))
-            if is_away.any():
-                left.append(replace(each, followers=each.followers[is_away]))
-            if not is_away.all():
-                yield replace(each, followers=each.followers[~is_away])
-        if left:
-            raise NotAcknowledged("a node is away", left)
-
-
-class Running:
-    """A worker on fakes, until the batches given are done."""
-
-    def __init__(
-        self, events: FakeEvents, followers: FakeFollowers, pushes: FakePushes, limits: Limits = LIMITS
-    ) -> None:
-        self.events, self.pushes, self.now_ms = events, pushes, NOW_MS
-        self.stopping = asyncio.Event()
-        self.task = asyncio.create_task(
-            run_fanout(events, followers, pushes, limits, self.stopping, clock_ms=lambda: self.now_ms)
-        )
-
-    async def until_done(self, batches: int) -> None:
-        await until(lambda: len(self.events.done_tokens) >= batches or self.task.done())
-        await self.stop()
-
-    async def stop(self) -> None:
-        self.stopping.set()
-        await self.task
-
 
 graphs = st.dictionaries(st.integers(1, 5), st.lists(st.integers(1, 30), unique=True, max_size=12), max_size=5)
 
@@ -218,28 +90,28 @@ async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_bef
 async def test_only_what_was_not_acknowledged_is_pushed_again() -> None:
     pushes = FakePushes()
     graph = {1: list(range(10, 40)), 2: [11, 13, 50]}
-    pushes.away = {11, 13, 38}
+    pushes.unreachable = {11, 13, 38}
     events = [event(0, 1), event(1, 2), event(2, 1)]
     worker = Running(FakeEvents(events), FakeFollowers(graph), pushes)
     await until(lambda: pushes.tries > 20)
-    pushes.away = {13}
+    pushes.unreachable = {13}
     tries = pushes.tries
     await until(lambda: pushes.tries > tries + 20)
     assert worker.events.done_tokens == []
-    pushes.away = set()
+    pushes.unreachable = set()
     await worker.until_done(1)
     assert pushes.homes == {(follower, each.tweet_id): 1 for each in events for follower in graph[each.author_id]}
 
 
 async def test_authors_own_lists_that_acknowledged_are_not_told_again() -> None:
     pushes = FakePushes()
-    pushes.away = {1}
+    pushes.unreachable = {1}
     events = [event(0, 1), event(1, 2), event(2, 1)]
     worker = Running(FakeEvents(events), FakeFollowers({}), pushes)
     await until(lambda: pushes.tries > 20)
     assert pushes.own == [(events[1].entry, False)]
     worker.now_ms += 60_000
-    pushes.away = set()
+    pushes.unreachable = set()
     await worker.until_done(1)
     assert pushes.own == [(events[1].entry, False), (events[0].entry, True), (events[2].entry, True)]
 
@@ -327,7 +199,7 @@ async def test_what_does_not_end_in_time_is_given_up_undone() -> None:
 
 async def test_told_to_stop_while_every_batch_waits_for_an_engine_it_drains_and_ends() -> None:
     pushes = FakePushes()
-    pushes.away = {10}
+    pushes.unreachable = {10}
     events = FakeEvents(*[[event(number, 1)] for number in range(6)])
     worker = Running(events, FakeFollowers({1: [10]}), pushes)
     await until(lambda: events.taken == LIMITS.fanout_batches_in_flight and pushes.tries > 20)

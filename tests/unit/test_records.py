@@ -150,13 +150,16 @@ def test_a_deletion_is_newer_than_any_edit_where_the_functions_compare(deleted: 
     assert gone.order > changed.order
 
 
+PLACES = {"floor": 23, "epoch": 31, "base": 39, "late": 55, "token": 63, "late_ms": 71}
+
+
 @given(HEADERS)
 def test_header_fields_stand_where_the_functions_look(header: Header) -> None:
     packed = header.pack()
-    for name, first in (("epoch", 31), ("base", 39), ("late", 55), ("token", 63)):
+    for name, first in PLACES.items():
         assert packed[first - 1 : first + 7] == struct.pack(">Q", getattr(header, name))
     code = (Path(timeline.cache.__file__).parent / "functions.lua").read_text()
-    assert "EPOCH, BASE, LATE, TOKEN = 31, 39, 55, 63" in code
+    assert f"local {', '.join(map(str.upper, PLACES))} = {', '.join(map(str, PLACES.values()))} --" in code
     assert f"HEADER_BYTES, HEADER_LAYOUT = {records.HEADER_BYTES}, {records.HEADER_LAYOUT}" in code
 
 

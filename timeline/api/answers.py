@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import orjson
@@ -49,10 +50,14 @@ def page_body(page: Page) -> bytes:
 
 
 def of_page(page: Page, asked: CIMultiDictProxy[str], *, is_public: bool) -> web.Response:
-    """With an ETag; a 304 when the caller has this very page."""
+    """With an ETag; a 304 when the caller has this page.
+
+    It is a weak one: pages that differ in their `newer_cursor` alone are the same. That says, among other things, when the page was
+    read, and an earlier one leads to all that the later one does.
+    """
     body = page_body(page)
-    etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    headers = {"ETag": etag, "Cache-Control": PUBLIC if is_public else PRIVATE, "Vary": VARY}
+    etag = f'"{hashlib.blake2b(page_body(replace(page, newer_cursor="")), digest_size=16).hexdigest()}"'
+    headers = {"ETag": f"W/{etag}", "Cache-Control": PUBLIC if is_public else PRIVATE, "Vary": VARY}
     if _is_known(etag, asked.getall("If-None-Match", [])):
         return web.Response(status=304, headers=headers)
     return joined(body, headers=headers)

@@ -14,10 +14,12 @@ from typing import Any
 
 from timeline.assembly.fragments import author_of, post_of
 from timeline.assembly.ports import ContentCache, TweetReader, UserReader
+from timeline.domain import pauses
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Counts, Tweet, TweetKey
+from timeline.domain.pauses import Point
 from timeline.domain.records import Author, Post, State
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class Hydrator:
         return lacking
 
     async def _load(self, lacking: list[TweetId], authors: dict[TweetId, UserId], found: Contents) -> None:
+        as_of = self._cache.moment()
         try:
             rows = await self._rows(lacking, authors)
         except Unavailable as error:
@@ -126,8 +129,10 @@ class Hydrator:
             if held is None or held.order <= state.order:
                 found.states[tweet_id] = state
         found.posts.update((post.tweet_id, post) for post in posts)
-        self._beside(self._cache.put_states(states))
-        self._beside(self._cache.put_posts(posts))
+        if pauses.hold is not None:
+            await pauses.hold(Point.fill, lacking[0])
+        self._beside(self._cache.put_states(states, as_of))
+        self._beside(self._cache.put_posts(posts, as_of))
 
     async def _rows(self, tweet_ids: list[TweetId], authors: dict[TweetId, UserId]) -> dict[TweetId, Tweet]:
         known = {tweet_id: authors[tweet_id] for tweet_id in tweet_ids if tweet_id in authors}
@@ -137,9 +142,10 @@ class Hydrator:
         return await self._tweets.get_many([TweetKey(author, tweet_id) for tweet_id, author in known.items()])
 
     async def _load_authors(self, user_ids: list[UserId]) -> dict[UserId, Author]:
+        as_of = self._cache.moment()
         rows = await self._users.get_many(user_ids)
         loaded = {user_id: author_of(user) for user_id, user in rows.items()}
-        self._beside(self._cache.put_authors(list(loaded.values())))
+        self._beside(self._cache.put_authors(list(loaded.values()), as_of))
         return loaded
 
     def _beside(self, fill: Coroutine[Any, Any, None]) -> None:

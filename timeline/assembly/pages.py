@@ -30,7 +30,7 @@ class Item:
 
     entry: Entry
     post: Post
-    via: str = "store"  # how it came here, as `why` says: own, pushed, store
+    via: str = "store"  # how it came here, as `why` says: own, pushed, pulled, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,13 @@ class Pages:
                 missing.add(entry.tweet_id)
             elif self._is_shown(entry, reader, is_home, contents, places):
                 own = reader is not None and entry.author_id == reader.user_id
-                items.append(Item(entry, contents.posts[entry.shown_id], "own" if own else walk.via(entry.tweet_id)))
+                items.append(
+                    Item(
+                        entry,
+                        contents.posts[entry.shown_id],
+                        "own" if own else walk.via(entry.tweet_id, entry.author_id),
+                    )
+                )
         return Shown(items, missing)
 
     async def _contents(self, chunk: list[Entry], places: Places) -> Contents:
@@ -188,15 +194,17 @@ class Pages:
                 places.add_from(rules.of_home(rest.entries, reader))
                 line = rest.complete_from
         below = [source for source, start in starts.items() if start < line]
-        if below:
-            try:
-                stored = await self._retweets.retweets_of(reader.authors, below)
-            except Unavailable:
-                found.degraded = True
-                DEGRADED_PAGES.labels("retweet_window").inc()
-                return places
-            for user_id, source, retweet_id in stored:
-                places.add(source, retweet_id, user_id)
+        beside = [source for source, start in starts.items() if line <= start < around.complete_from]
+        try:
+            stored = await self._retweets.retweets_of(reader.authors, below) if below else []
+            if beside and len(walk.pulled):  # the list lacks theirs
+                stored += await self._retweets.retweets_of(walk.pulled.authors, beside)
+        except Unavailable:
+            found.degraded = True
+            DEGRADED_PAGES.labels("retweet_window").inc()
+            return places
+        for user_id, source, retweet_id in stored:
+            places.add(source, retweet_id, user_id)
         return places
 
 

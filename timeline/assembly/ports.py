@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from timeline.domain.entries import Entries, Stretch, UserIds
+from timeline.domain.entries import Entries, Rise, Stretch, UserIds
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Counts, Reader, Tweet, TweetKey, User, UserCounts
-from timeline.domain.records import Author, Header, ListKind, Marks, Post, State
+from timeline.domain.notices import Notices
+from timeline.domain.records import UNKNOWN_REPLICATION, Author, Header, ListKind, Marks, Post, State
 
 Record = TypeVar("Record")
 
@@ -21,22 +22,38 @@ Record = TypeVar("Record")
 class ListView:
     """A list of entries as read at one moment: the header, and entries in order of arrival, the last `n` or all.
 
-    `first_arrival` is the arrival number of entries[0] (of the next one to come, if there is none).
+    `first_arrival` is the arrival number of entries[0] (of the next one to come, if there is none). `primary` is the replication id
+    of the primary that was asked, as known before it was asked; `slot` the hash slot of the list.
     """
 
     header: Header
     entries: Entries
     first_arrival: int
     whole: bool
+    primary: bytes = UNKNOWN_REPLICATION
+    slot: int = 0
 
     @property
     def last_arrival(self) -> int:
         """The number of the newest arrival that was read."""
         return self.first_arrival + len(self.entries) - 1
 
+    @property
+    def is_at_home(self) -> bool:
+        """Whether it stands on the primary that it was built on: a failover loses writes that Redis has acknowledged."""
+        return self.primary != UNKNOWN_REPLICATION and self.header.replication == self.primary
+
     def up_to(self, arrival: int) -> ListView:
         """The same without what arrived after that number."""
         return replace(self, entries=self.entries[: max(arrival - self.first_arrival + 1, 0)])
+
+
+@dataclass(frozen=True, slots=True)
+class Building:
+    """A list that is being built by us: its token, and the replication id of its primary as known before it began."""
+
+    token: int
+    replication: bytes
 
 
 class ListCache(Protocol):
@@ -45,21 +62,33 @@ class ListCache(Protocol):
     async def read(self, kind: ListKind, user_id: UserId, newest: int | None) -> ListView | None:
         """The newest `newest` arrivals, or all; None when there is no list. Renews its expiry."""
 
-    async def begin_build(self, kind: ListKind, user_id: UserId) -> int | None:
-        """Put a header that says *building* where there is no list: a token, or None when there is one, or another builds.
-        What is pushed from now on is kept. It expires after building_seconds."""
+    async def read_many(self, kind: ListKind, user_ids: UserIds, newest: int | None) -> dict[UserId, ListView]:
+        """As read, of many at once, one write a node. Those that are there, building ones left out; where a node is away, its lists
+        are left out as well. Never raises Unavailable."""
+
+    async def begin_build(self, kind: ListKind, user_id: UserId) -> Building | None:
+        """Put a header that says *building* where there is no list; None when there is one, or another builds. What is pushed from now
+        on is kept. It expires after building_seconds."""
 
     async def install(
-        self, kind: ListKind, user_id: UserId, token: int, history: Stretch, built_ms: int, authors: int = 0
+        self, kind: ListKind, user_id: UserId, building: Building, history: Stretch, built_ms: int
     ) -> bool:
-        """Replace the building header by a real one and put `history` before what arrived meanwhile, in one step. `authors` is the
-        fingerprint of whose history it is. False, and nothing changed, if the list is no longer this token's."""
+        """Replace the building header by a real one and put `history` before what arrived meanwhile, in one step. False, and nothing
+        changed, if the list is no longer this building's."""
 
-    async def abandon(self, kind: ListKind, user_id: UserId, token: int) -> None:
+    async def reinstall(self, kind: ListKind, user_id: UserId, seen: ListView, history: Stretch, built_ms: int) -> bool:
+        """Replace the list that was `seen` by `history`, pulled after that, and what arrived since, in one step: a new epoch, trusted
+        on `seen.primary`. False, and nothing changed, if the list has another epoch by now, or is gone."""
+
+    async def abandon(self, kind: ListKind, user_id: UserId, building: Building) -> None:
         """Remove the list if it is still being built under this token."""
 
-    async def drop(self, kind: ListKind, user_id: UserId, seen: Header) -> None:
-        """Remove the list if its header's epoch is still the one seen: it will be rebuilt on the next read."""
+
+class NoticeBoard(Protocol):
+    """store/notices.py"""
+
+    def read(self) -> tuple[Notices, bool]:
+        """The notices as last read, and whether they may still be believed (read at most notices_lease_ms ago)."""
 
 
 class LeasedCache(Protocol[Record]):
@@ -74,8 +103,18 @@ class LeasedCache(Protocol[Record]):
         """Put what was read from the store after begin_fill. False if a change has come between."""
 
 
+class Moment(Protocol):
+    """A cache's own note of a moment: which primaries it knew, and when."""
+
+
 class ContentCache(Protocol):
-    """cache/contents.py"""
+    """cache/contents.py
+
+    What was read from the store may go into the cache only as of a moment from before that reading: on a node that has failed over
+    since, or long after, it might outlive a deletion that the node has lost, or that has expired."""
+
+    def moment(self) -> Moment:
+        """Now. To be taken before the store is read."""
 
     async def posts(self, tweet_ids: Sequence[TweetId]) -> dict[TweetId, Post]: ...
 
@@ -83,13 +122,13 @@ class ContentCache(Protocol):
 
     async def authors(self, user_ids: Sequence[UserId]) -> dict[UserId, Author]: ...
 
-    async def put_posts(self, posts: Sequence[Post]) -> None:
+    async def put_posts(self, posts: Sequence[Post], as_of: Moment) -> None:
         """Newer over older only."""
 
-    async def put_states(self, states: dict[TweetId, State]) -> None:
+    async def put_states(self, states: dict[TweetId, State], as_of: Moment) -> None:
         """Newer over older only."""
 
-    async def put_authors(self, authors: Sequence[Author]) -> None:
+    async def put_authors(self, authors: Sequence[Author], as_of: Moment) -> None:
         """Newer over older only."""
 
 
@@ -101,6 +140,10 @@ class History(Protocol):
         out, merged, cut where the first author may have more. An empty stretch that is not the beginning of history is
         possible (all were deleted): go on from its `complete_from`. IN of pull_authors_per_query, PER PARTITION LIMIT,
         at most pull_queries_in_flight at once; buckets that hold nothing are not asked."""
+
+    async def rise(self, authors: UserIds, above: int, per_author: int) -> Rise:
+        """The oldest entries of these authors with an id above `above`: `stretch` the other way up. An empty one that does not reach
+        the top is possible: go on from its `complete_to`."""
 
 
 class TweetReader(Protocol):

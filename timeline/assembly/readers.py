@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from timeline.assembly.ports import LeasedCache
+from timeline.domain import pauses
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import UserId
+from timeline.domain.pauses import Point
 
 Record = TypeVar("Record")
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class Leased(Generic[Record]):
         except Unavailable:
             return await self._load(user_id)
         record = await self._load(user_id)
+        if pauses.hold is not None:
+            await pauses.hold(Point.fill, user_id)
         if token is not None:
             await self._fill(user_id, token, record)
         return record

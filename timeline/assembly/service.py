@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from timeline.assembly.hydrate import Hydrator
-from timeline.assembly.newer import Newer, News, after_page
+from timeline.assembly.newer import Newer, News
 from timeline.assembly.pages import Found, Item, Pages
-from timeline.assembly.ports import History, ListCache
 from timeline.assembly.present import Presenter
 from timeline.assembly.readers import Leased
-from timeline.assembly.rebuild import Rebuilder
-from timeline.assembly.skeleton import Walk, Whose
+from timeline.assembly.skeleton import Walk, Walks
+from timeline.assembly.whose import Whose
 from timeline.domain import rules
 from timeline.domain.cursors import Cursor, Signer
 from timeline.domain.entries import RETWEET_BIT, Entry
@@ -51,8 +48,7 @@ class Reading:
     def __init__(
         self,
         *,
-        lists: ListCache,
-        history: History,
+        walks: Walks,
         hydrator: Hydrator,
         pages: Pages,
         presenter: Presenter,
@@ -61,11 +57,10 @@ class Reading:
         limits: Limits,
         clock_ms: Callable[[], int],
     ) -> None:
-        self._lists, self._history, self._hydrator = lists, history, hydrator
+        self._walks, self._hydrator = walks, hydrator
         self._pages, self._presenter, self._readers = pages, presenter, readers
         self._signer, self._limits = signer, limits
-        self._newer = Newer(pages, limits)
-        self._rebuilder = Rebuilder(lists, history, limits, clock_ms)
+        self._newer, self._clock_ms = Newer(pages, limits), clock_ms
 
     async def reader(self, me: UserId | None) -> Reader | None:
         """The context of the one who asks. Raises Unavailable: without it there is no page (it fails closed)."""
@@ -75,9 +70,9 @@ class Reading:
         """The home timeline in recent order. Raises BadRequest("bad-cursor"); Unavailable when nothing can be read."""
         scope = f"home:recent:{me}:{me}"
         at = self._signer.read(cursor, scope) if cursor is not None else None
+        as_of_ms = self._clock_ms()
         reader = await self._readers.get(me)
-        everyone = np.union1d(reader.followees, np.array([me], np.int64))
-        whose = Whose(ListKind.home, me, everyone, reader.fingerprint)
+        whose = Whose.home(reader, as_of_ms)
         return await self._page(whose, reader, at, scope, limit, explain)
 
     async def profile(
@@ -90,7 +85,7 @@ class Reading:
         author = await self._hydrator.author(user_id)
         if author is None or author.deleted or (reader is not None and reader.bars(user_id)):
             raise BadRequest("user-not-found", f"There is no user {user_id}.")
-        whose = Whose(ListKind.profile, user_id, np.array([user_id], np.int64), 0)
+        whose = Whose.profile(user_id, self._clock_ms())
         return await self._page(whose, reader, at, scope, limit, explain)
 
     async def tweets(self, me: UserId | None, tweet_ids: Sequence[TweetId]) -> list[bytes]:
@@ -148,21 +143,15 @@ class Reading:
     async def _page(
         self, whose: Whose, reader: Reader | None, at: Cursor | None, scope: str, limit: int, explain: bool
     ) -> Page:
-        walk = Walk(
-            whose,
-            lists=self._lists,
-            history=self._history,
-            rebuilder=self._rebuilder,
-            limits=self._limits,
-        )
-        await walk.open(None if at is not None else self._limits.tail_entries)
+        walk = await self._walks.begin(whose, None if at is not None else self._limits.tail_entries)
         if at is not None and at.direction == "newer":
-            news = await self._newer.read(walk, whose.kind, reader, at, limit)
+            news = await self._newer.read(walk, reader, at, limit)
             return await self._present_news(news, walk, whose, reader, at, scope, explain)
         boundary = at.boundary if at is not None else ID_MAX
         found = await self._pages.older(walk, whose.kind, reader, boundary, limit)
-        top = found.items[0].entry.tweet_id if found.items else boundary
-        newer = after_page(walk.view, found.highest if at is None else top, is_first=at is None)
+        top = found.items[0].entry.tweet_id if found.items else boundary - 1
+        highest = found.highest if at is None else top
+        newer = await self._newer.after_page(walk, highest, is_first=at is None, bottom=found.boundary or 0)
         onward = None if found.boundary is None else Cursor("older", found.boundary)
         return await self._present(found, walk, whose, reader, scope, explain, onward, newer)
 
@@ -201,7 +190,7 @@ class Reading:
             next_cursor=None if onward is None else self._signer.write(onward, scope),
             newer_cursor=self._signer.write(newer, scope),
             source=walk.source,
-            degraded=found.degraded or nameless > 0,
+            degraded=found.degraded or walk.degraded or nameless > 0,
             missing=found.missing + nameless,
             gap=gap,
             reset=reset,

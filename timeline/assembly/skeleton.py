@@ -1,94 +1,162 @@
-"""Skeleton: the entries of a timeline, newest first, from wherever they are: the list in Redis, and below it the store.
+"""Skeleton: the entries of a timeline, newest first, from wherever they are: the list in Redis, with it the authors who are pulled,
+and below it the store.
 
 A walk asks for one stretch after another, each with the line down to which nothing is missing. The list serves down to its floor; from
-there on, or when there is no list to trust, the store does. So scrolling never ends at what a list holds.
+there on, or when there is no list to use, the store does. So scrolling never ends at what a list holds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from timeline.assembly.ports import History, ListCache, ListView
+from timeline.assembly.ports import History, ListCache, ListView, NoticeBoard
+from timeline.assembly.pulled import Pulled
 from timeline.assembly.rebuild import Rebuilder
-from timeline.domain.entries import Stretch, UserIds, newest_first
+from timeline.assembly.sure import between, sure_line
+from timeline.assembly.trust import distrust, is_outworn
+from timeline.assembly.whose import Whose
+from timeline.domain.entries import Rise, Stretch, merge
 from timeline.domain.errors import Unavailable
-from timeline.domain.ids import ID_MAX, UserId, first_id_at, time_ms
+from timeline.domain.ids import ID_MAX
 from timeline.domain.limits import Limits
-from timeline.domain.records import ListKind
+from timeline.domain.notices import Notices
+from timeline.domain.records import UNKNOWN_REPLICATION, ListKind
+from timeline.metrics import DEGRADED_PAGES
 
 
-@dataclass(frozen=True, slots=True)
-class Whose:
-    """Which list: its kind and owner, who writes what belongs in it, and a fingerprint of that."""
+class Walks:
+    """Begins walks. Shared by all requests."""
 
-    kind: ListKind
-    user_id: UserId
-    authors: UserIds
-    fingerprint: int
+    def __init__(self, *, lists: ListCache, history: History, board: NoticeBoard, limits: Limits) -> None:
+        self.lists, self.history, self.board, self.limits = lists, history, board, limits
+        self.rebuilder = Rebuilder(lists, history, limits)
+
+    async def begin(self, whose: Whose, newest: int | None) -> Walk:
+        """A walk whose list is read, its `newest` arrivals or all of it; built where it is not there, and anew where it is not to be
+        trusted. Never raises Unavailable: without a list, the store serves."""
+        notices, believed = self.board.read()
+        walk = Walk(whose, self, notices)
+        if not believed and whose.kind is ListKind.home:
+            walk.degrade("notices")
+        await walk.open(newest)
+        return walk
+
+    async def close(self) -> None:
+        """Wait for rebuilds under way."""
+        await self.rebuilder.close()
 
 
 class Walk:
-    """One request's way down one timeline, as of the moment when its list was first read. Not shared between requests."""
+    """One request's way through one timeline, as of the moment when its list was first read. Not shared between requests."""
 
-    def __init__(
-        self, whose: Whose, *, lists: ListCache, history: History, rebuilder: Rebuilder, limits: Limits
-    ) -> None:
-        self._whose, self._lists, self._history, self._rebuilder = whose, lists, history, rebuilder
-        self._limits = limits
+    def __init__(self, whose: Whose, walks: Walks, notices: Notices) -> None:
+        self.whose, self.notices = whose, notices
+        self._lists, self._history, self._rebuilder = walks.lists, walks.history, walks.rebuilder
+        self._limits = walks.limits
         self._view: ListView | None = None
         self._last: int | None = None  # the newest arrival of that moment
-        self.used: set[str] = set()  # "cache", "store"
+        self._used: set[str] = set()  # "cache", "store"
+        self._is_degraded = False
+        self.pulled = self._pulling(None)
 
     @property
     def source(self) -> str:
         """What API.md calls it."""
-        return "mixed" if len(self.used) > 1 else next(iter(self.used), "cache")
+        used = self._used | self.pulled.used
+        return "mixed" if len(used) > 1 else next(iter(used), "cache")
 
-    def via(self, tweet_id: int) -> str:
-        """Where an entry of this walk came from: `pushed` to the list, or the `store`."""
-        return "pushed" if self._view is not None and tweet_id >= self._view.header.floor else "store"
+    @property
+    def degraded(self) -> bool:
+        """Whether something may lack that belongs there."""
+        return self._is_degraded or self.pulled.degraded
 
     @property
     def view(self) -> ListView | None:
         """The list that is being used, if any."""
         return self._view
 
+    def degrade(self, cause: str) -> None:
+        self._is_degraded = True
+        DEGRADED_PAGES.labels(cause).inc()
+
+    def via(self, tweet_id: int, author_id: int) -> str:
+        """Where an entry of this walk came from: `pushed` to the list, `pulled` beside it, or the `store`."""
+        if self._view is None or tweet_id < self._view.header.floor:
+            return "store"
+        return "pulled" if author_id in self.pulled.authors else "pushed"
+
     async def open(self, newest: int | None) -> None:
-        """Read the list, the newest arrivals or all of it; rebuild it where there is none for these authors. Never raises Unavailable:
-        without a list, the store serves."""
-        kind, user_id = self._whose.kind, self._whose.user_id
+        """See Walks.begin."""
+        kind, user_id = self.whose.kind, self.whose.user_id
+        made = False
         try:
             view = await self._lists.read(kind, user_id, newest)
-            if view is not None and not view.header.building and view.header.authors != self._whose.fingerprint:
-                await self._lists.drop(kind, user_id, view.header)
-                view = None
-            if view is None and await self._rebuilder.rebuild(
-                kind, user_id, self._whose.authors, self._whose.fingerprint
-            ):
+            made = await self._made(view)
+            if made:
                 view = await self._lists.read(kind, user_id, newest)
         except Unavailable:
             view = None
-        if view is not None and self._is_usable(view):
-            self._view, self._last = view, view.last_arrival
+        if view is None or view.header.building:
+            return
+        why = distrust(view, self.notices, self._limits)
+        if why == "primary" or (
+            why is not None and not made
+        ):  # one that was made just now is as of now, whatever hole was before
+            # there is something to show, and the store cannot take all the readers of a node at once
+            self.degrade(why)
+        self._view, self._last = view, view.last_arrival
+        self.pulled = self._pulling(view)
 
-    def _is_usable(self, view: ListView) -> bool:
-        return not view.header.building and view.header.authors == self._whose.fingerprint
+    async def _made(self, view: ListView | None) -> bool:
+        """Whether there is a new list by now."""
+        if view is None:
+            return await self._rebuilder.build(self.whose)
+        if view.header.building or view.primary == UNKNOWN_REPLICATION:
+            return False  # on a primary that we do not know, a new one would be no better
+        if distrust(view, self.notices, self._limits) is None and not is_outworn(
+            view, self.whose, self.notices, self._limits
+        ):
+            return False
+        return await self._rebuilder.again(self.whose, view)
+
+    def _pulling(self, view: ListView | None) -> Pulled:
+        authors = self.whose.everyone[:0]
+        if view is not None:
+            authors = self.whose.to_pull(view, self.notices, self._limits)
+        return Pulled(
+            authors,
+            lists=self._lists,
+            history=self._history,
+            rebuilder=self._rebuilder,
+            notices=self.notices,
+            limits=self._limits,
+            as_of_ms=self.whose.as_of_ms,
+        )
 
     async def below(self, boundary: int) -> Stretch:
         """The next stretch below `boundary`. Raises Unavailable when it lies in the store and that does not answer."""
-        stretch = await self._from_list(boundary)
-        if stretch is not None:
-            self.used.add("cache")
-            return stretch
-        self.used.add("store")
-        return await self._history.stretch(self._whose.authors, boundary, self._limits.pull_rows_per_author)
+        listed = await self._from_list(boundary)
+        if listed is not None:
+            self._used.add("cache")
+            return merge((listed, await self.pulled.below(boundary)))
+        self._used.add("store")
+        return await self._history.stretch(self.whose.seen, boundary, self._limits.pull_rows_per_author)
 
     async def list_below(self, boundary: int) -> Stretch | None:
         """What the whole list holds below `boundary`; None where it holds nothing for sure."""
         view = await self.whole()
         if view is None or boundary <= view.header.floor:
             return None
-        return _between(view, view.header.floor, boundary)
+        return between(view, view.header.floor, boundary)
+
+    async def rise(self, above: int) -> Rise:
+        """The oldest entries above `above`, from the store. Raises Unavailable."""
+        self._used.add("store")
+        boundary = above
+        for _ in range(self._limits.refill_rounds_max):
+            rise = await self._history.rise(self.whose.seen, boundary, self._limits.pull_rows_per_author)
+            if len(rise.entries) or rise.complete_to >= ID_MAX:
+                return rise
+            boundary = rise.complete_to
+        return rise
 
     async def whole(self) -> ListView | None:
         """The list, read whole, less what arrived since it was first read: that is for the next `newer`. None when there is none to
@@ -96,12 +164,12 @@ class Walk:
         if self._view is None or self._view.whole:
             return self._view
         try:
-            view = await self._lists.read(self._whose.kind, self._whose.user_id, None)
+            view = await self._lists.read(self.whose.kind, self.whose.user_id, None)
         except Unavailable:
             view = None
         before = self._view.header.epoch
         self._view = None
-        if view is not None and self._is_usable(view) and view.header.epoch == before and self._last is not None:
+        if view is not None and not view.header.building and view.header.epoch == before and self._last is not None:
             self._view = view.up_to(self._last)
         return self._view
 
@@ -111,24 +179,4 @@ class Walk:
         line = sure_line(self._view, self._limits.late_after_ms + self._limits.clock_skew_ms)
         if boundary <= line:
             return await self.list_below(boundary)
-        return _between(self._view, line, boundary)
-
-
-def sure_line(view: ListView, apart_ms: int) -> int:
-    """The id down to which a list, or a tail of one, lacks nothing. `apart_ms`: W and what servers' clocks may differ by.
-
-    Entries arrive within W of their id's time, or are marked as late. So what is not in the tail arrived before the tail's first
-    entry, and its id's time lies at most W after that entry's, give or take the clocks. A late entry within the tail says
-    nothing about time: then nothing is sure, and the whole list must be read.
-    """
-    if view.whole:
-        return view.header.floor
-    if not len(view.entries) or view.header.late >= view.first_arrival:
-        return ID_MAX
-    first = int(view.entries["tweet"][0])
-    return max(view.header.floor, first_id_at(time_ms(first) + apart_ms + 1))
-
-
-def _between(view: ListView, line: int, boundary: int) -> Stretch:
-    ids = view.entries["tweet"]
-    return Stretch(newest_first(view.entries[(ids >= line) & (ids < boundary)]), line)
+        return between(self._view, line, boundary)

@@ -98,6 +98,14 @@ def _by_width(users: UserIds) -> Iterator[tuple[Numbers, Bytes]]:
         yield places, digits
 
 
+def slots_of(users: UserIds) -> npt.NDArray[np.int64]:
+    """The hash slot of each of these users' lists."""
+    slots = np.empty(len(users), np.int64)
+    for places, digits in _by_width(users):
+        slots[places] = slots_of_digits(digits)
+    return slots
+
+
 def slots_of_digits(digits: Bytes) -> npt.NDArray[np.uint16]:
     """The hash slots of ids given in decimal ASCII."""
     crc = np.zeros(len(digits), np.uint16)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -21,8 +22,10 @@ from prometheus_client import Histogram
 from timeline.cache.connection import Call, Command, Node, Reply, pack
 from timeline.cache.errors import ReplyError, blames_the_map, outcome_of, redirect_of, translate
 from timeline.cache.keys import slot_of
+from timeline.cache.replication import Told
 from timeline.cache.topology import Topology
 from timeline.domain.errors import Unavailable
+from timeline.domain.records import UNKNOWN_REPLICATION
 from timeline.metrics import ENGINE_CALL_SECONDS
 from timeline.settings import Settings
 
@@ -51,6 +54,26 @@ class Meter:
         child.observe(perf_counter() - started)
 
 
+@dataclass(frozen=True, slots=True)
+class Parcels:
+    """Commands of many keys: `data[i]` goes to the node of `keys[i]`, and has `answers` replies, of which the last one tells."""
+
+    keys: Sequence[bytes]
+    data: Sequence[bytes]
+    answers: int
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a node was handed: the parcels at these places, and its replication id at that time."""
+
+    node: Node
+    call: Call
+    places: list[int]
+    primary: bytes
+
+
 class DataPlane:
     """Made by `open_plane`. For one event loop."""
 
@@ -59,113 +82,129 @@ class DataPlane:
         self._redirects_max = redirects_max
         self._meter = Meter()
 
-    async def execute(self, key: bytes, *command: bytes | int, replica: bool = False) -> Reply:
-        """One command, its reply. `replica`: ask a replica of the key's node if there is one, which may be a little behind."""
-        started = perf_counter()
-        data, writes = pack(command), command[0] not in READS
-        try:
-            node = self._node_of(key, replica)
-            call = node.submit(data, 1, writes=writes)
-            (reply,) = await call.wait()
-            if call.failed:
-                (reply,) = await self._follow(call.replies, data, node, writes=writes)
-        except (Unavailable, ReplyError) as error:
-            self._meter.observe(command[0], started, error)
-            raise
-        self._meter.observe(command[0], started)
+    async def execute(self, key: bytes, *command: bytes | int) -> Reply:
+        """One command, its reply."""
+        reply, _ = await self.execute_told(key, *command)
         return reply
 
-    async def execute_many(self, commands: Sequence[Keyed], *, replica: bool = False) -> list[Reply]:
+    async def execute_told(self, key: bytes, *command: bytes | int) -> Told:
+        """One command, its reply, and who gave it."""
+        return await self._one(key, pack(command), 1, command[0] not in READS, command[0])
+
+    async def execute_many(self, commands: Sequence[Keyed]) -> list[Reply]:
         """(key, command) pairs, their replies in the same order. Raises the first error, after all were answered."""
-        replies = await self.try_many(commands, replica=replica)
+        replies = await self.try_many(commands)
         for reply in replies:
             if isinstance(reply, Unavailable | ReplyError):
                 raise reply
         return replies
 
-    async def try_many(self, commands: Sequence[Keyed], *, replica: bool = False) -> list[Reply]:
+    async def try_many(self, commands: Sequence[Keyed]) -> list[Reply]:
         """As execute_many, with the Unavailable or ReplyError of a command in its reply's place: one node away spoils no other's."""
+        return [reply for reply, _ in await self.try_many_told(commands)]
+
+    async def try_many_told(self, commands: Sequence[Keyed]) -> list[Told]:
+        """As try_many, and who gave each reply."""
         if not commands:
             return []
-        started = perf_counter()
-        packed = [pack(command) for _, command in commands]
-        replies: list[Reply] = [None] * len(commands)
-        sent = self._send_by_node(commands, packed, replies, replica)
-        for node, call, places in sent:
-            await self._collect(node, call, places, commands, packed, replies)
-        error = next((reply for reply in replies if isinstance(reply, Unavailable | ReplyError)), None)
-        self._meter.observe(commands[0][1][0], started, error)
-        return replies
+        writes = any(command[0] not in READS for _, command in commands)
+        parcels = Parcels([key for key, _ in commands], [pack(command) for _, command in commands], 1, writes)
+        return await self._many(parcels, commands[0][1][0])
 
-    def _send_by_node(
-        self, commands: Sequence[Keyed], packed: list[bytes], replies: list[Reply], replica: bool
-    ) -> list[tuple[Node, Call, list[int]]]:
-        """Hand each node its share in one piece. Who cannot take it leaves its error in the replies."""
-        shares: dict[Node, list[int]] = {}
-        for place, (key, _) in enumerate(commands):
-            try:
-                shares.setdefault(self._node_of(key, replica), []).append(place)
-            except Unavailable as error:
-                replies[place] = error
-        sent = []
-        for node, places in shares.items():
-            writes = any(commands[place][1][0] not in READS for place in places)
-            try:
-                call = node.submit(b"".join([packed[place] for place in places]), len(places), writes=writes)
-            except Unavailable as error:
-                for place in places:
-                    replies[place] = error
-            else:
-                sent.append((node, call, places))
-        return sent
-
-    async def _collect(
-        self,
-        node: Node,
-        call: Call,
-        places: list[int],
-        commands: Sequence[Keyed],
-        packed: list[bytes],
-        replies: list[Reply],
-    ) -> None:
-        await call.done
-        if call.error is not None:
-            for place in places:
-                replies[place] = call.error
-            return
-        for place, reply in zip(places, call.replies, strict=True):
-            replies[place] = reply
-        if not call.failed:
-            return
-        for place in places:
-            if replies[place].__class__ is RawError:
-                writes = commands[place][1][0] not in READS
-                try:
-                    (replies[place],) = await self._follow([replies[place]], packed[place], node, writes=writes)
-                except (Unavailable, ReplyError) as error:
-                    replies[place] = error
-
-    async def transaction(self, key: bytes, commands: Sequence[Command], *, replica: bool = False) -> list[Reply]:
+    async def transaction(self, key: bytes, commands: Sequence[Command]) -> list[Reply]:
         """MULTI, the commands, EXEC, in one write: the replies to the commands, all of one moment. Every key must be of `key`'s
         slot."""
+        data, writes = packed_transaction(commands), any(command[0] not in READS for command in commands)
+        results, _ = await self._one(key, data, len(commands) + 2, writes, "transaction")
+        _check(results)
+        return list(results)
+
+    async def try_reading_transactions(
+        self, keys: Sequence[bytes], packed: Sequence[bytes], commands: int
+    ) -> list[Told]:
+        """Transactions that read, of so many commands each, packed as `packed_transaction` does: the replies to the commands of
+        each, or its error, and who gave them."""
+        if not keys:
+            return []
+        answers = await self._many(Parcels(keys, packed, commands + 2, False), "transaction")
+        for place, (results, _) in enumerate(answers):
+            if not isinstance(results, Exception):
+                try:
+                    _check(results)
+                except (Unavailable, ReplyError) as error:
+                    answers[place] = error, UNKNOWN_REPLICATION
+        return answers
+
+    def primary_of(self, key: bytes) -> bytes:
+        """The replication id of the primary that serves this key, as far as it is known."""
+        node = self.topology.owners[slot_of(key)]
+        return UNKNOWN_REPLICATION if node is None else node.replication
+
+    async def _one(self, key: bytes, data: bytes, answers: int, writes: bool, operation: bytes | int | str) -> Told:
+        """The last of its answers, and the id of the primary that gave it, as known before. Raises as everything here."""
         started = perf_counter()
-        data = b"".join([_MULTI, *map(pack, commands), _EXEC])
-        writes = any(command[0] not in READS for command in commands)
         try:
-            node = self._node_of(key, replica)
-            call = node.submit(data, len(commands) + 2, writes=writes)
+            node = self._node_of(key)
+            primary = node.replication
+            call = node.submit(data, answers, writes=writes)
             replies = await call.wait()
             if call.failed:
-                replies = await self._follow(replies, data, node, writes=writes)
-            results: list[Reply] = replies[-1]
-            for result in results:
-                if result.__class__ is RawError:
-                    raise translate(result)
+                replies, primary = await self._follow(replies, data, node, writes=writes), UNKNOWN_REPLICATION
         except (Unavailable, ReplyError) as error:
-            self._meter.observe("transaction", started, error)
+            self._meter.observe(operation, started, error)
             raise
-        self._meter.observe("transaction", started)
-        return results
+        self._meter.observe(operation, started)
+        return replies[-1], primary
+
+    async def _many(self, parcels: Parcels, operation: bytes | int | str) -> list[Told]:
+        """As `_one` of each parcel, with the error in its reply's place."""
+        started = perf_counter()
+        answers: list[Told] = [(None, UNKNOWN_REPLICATION)] * len(parcels.keys)
+        for sent in self._send_by_node(parcels, answers):
+            await self._collect(sent, parcels, answers)
+        error = next((reply for reply, _ in answers if isinstance(reply, Unavailable | ReplyError)), None)
+        self._meter.observe(operation, started, error)
+        return answers
+
+    def _send_by_node(self, parcels: Parcels, answers: list[Told]) -> list[Sent]:
+        """Hand each node its share in one piece. Who cannot take it leaves its error in the answers."""
+        shares: dict[Node, list[int]] = {}
+        for place, key in enumerate(parcels.keys):
+            try:
+                shares.setdefault(self._node_of(key), []).append(place)
+            except Unavailable as error:
+                answers[place] = error, UNKNOWN_REPLICATION
+        sent = []
+        for node, places in shares.items():
+            data, primary = b"".join([parcels.data[place] for place in places]), node.replication
+            try:
+                call = node.submit(data, len(places) * parcels.answers, writes=parcels.writes)
+            except Unavailable as error:
+                for place in places:
+                    answers[place] = error, UNKNOWN_REPLICATION
+            else:
+                sent.append(Sent(node, call, places, primary))
+        return sent
+
+    async def _collect(self, sent: Sent, parcels: Parcels, answers: list[Told]) -> None:
+        call, each = sent.call, parcels.answers
+        await call.done
+        if call.error is not None:
+            for place in sent.places:
+                answers[place] = call.error, UNKNOWN_REPLICATION
+            return
+        for place, reply in zip(sent.places, call.replies[each - 1 :: each], strict=True):
+            answers[place] = reply, sent.primary
+        if not call.failed:
+            return
+        for at, place in enumerate(sent.places):
+            replies = call.replies[at * each : (at + 1) * each]
+            if any(reply.__class__ is RawError for reply in replies):
+                try:
+                    replies = await self._follow(replies, parcels.data[place], sent.node, writes=parcels.writes)
+                    answers[place] = replies[-1], UNKNOWN_REPLICATION
+                except (Unavailable, ReplyError) as error:
+                    answers[place] = error, UNKNOWN_REPLICATION
 
     async def bulk(self, node: Node, data: bytes, count: int, operation: str) -> list[Reply]:
         """Prebuilt commands for one node, when their bytes fit its bound; raw replies, with a hiredis error in a refused one's place,
@@ -199,12 +238,12 @@ class DataPlane:
         if None in self.topology.owners:
             raise Unavailable("redis: a part of the slots is served by nobody")
 
-    def _node_of(self, key: bytes, replica: bool) -> Node:
+    def _node_of(self, key: bytes) -> Node:
         node = self.topology.owners[slot_of(key)]
         if node is None:
             self.topology.want()
             raise Unavailable(f"redis: nobody serves slot {slot_of(key)}")
-        return self.topology.replica_of(node) if replica else node
+        return node
 
     async def _follow(self, replies: list[Reply], data: bytes, node: Node, *, writes: bool) -> list[Reply]:
         """The same bytes sent on while a redirect is among the replies. Raises what any other error reply means."""
@@ -216,12 +255,25 @@ class DataPlane:
             redirect = redirect_of(first)
             if redirect is None:
                 if blames_the_map(first):
+                    node.doubt()
                     self.topology.want()
                 raise translate(first)
             node = self.topology.follow(redirect, node)
             sent, asking = (_ASKING + data, 1) if redirect.ask else (data, 0)
             replies = (await node.submit(sent, count + asking, writes=writes).wait())[asking:]
         raise Unavailable(f"redis: more than {self._redirects_max} redirects for one command")
+
+
+def packed_transaction(commands: Sequence[Command]) -> bytes:
+    """MULTI, the commands, EXEC."""
+    return b"".join([_MULTI, *map(pack, commands), _EXEC])
+
+
+def _check(results: list[Reply]) -> None:
+    """Raises what an error among the replies of a transaction means."""
+    for result in results:
+        if result.__class__ is RawError:
+            raise translate(result)
 
 
 @asynccontextmanager
@@ -234,10 +286,11 @@ async def open_plane(settings: Settings) -> AsyncIterator[DataPlane]:
             async with asyncio.timeout(limits.redis_open_ms / 1000):
                 await _until_known(topology)
         except TimeoutError as error:
+            why = topology.why_away
             topology.close()
             raise Unavailable(
                 f"redis: none of {', '.join(settings.redis_nodes)} answered as a node of a cluster within {limits.redis_open_ms} ms "
-                f"({topology.why_unknown}). Is it running? TIMELINE_REDIS_NODES says where to look"
+                f"({why}). Is it running? TIMELINE_REDIS_NODES says where to look"
             ) from error
         keeper = tasks.create_task(topology.keep(), name="redis topology")
         try:

@@ -1,6 +1,7 @@
 """Records under a lease: the reader's context, and what the reader has liked and retweeted. Never stale over new.
 
-A record's key holds nothing, or `D` and a token (dirty: the record is being changed, or filled), or `V` and the record; each
+A record's key holds nothing, or `D` and a token (dirty: the record is being changed, or filled), or `V` and the record; either stands
+behind the tag of the primary on which it was begun (cache/replication.py), and each
 expires after reader_lease_seconds. A change does: mark, write the store, drop, answer. A read that finds no record does:
 begin_fill, read the store, fill. Why a read that begins after a change was answered never gets what was there before it:
 
@@ -15,6 +16,9 @@ begin_fill, read the store, fill. Why a read that begins after a change was answ
 - A mark or a drop that fails is Unavailable: the caller must not promise that the change holds. A mark that expires under a
   slow change (its store's timeouts are far below the lease) lets a fill put the older record; the change's drop, before its
   answer, removes it.
+- A failover may undo a drop that was acknowledged: the record, or the token of a fill, stands again. But behind the tag of the primary
+  that was: such a record is not read, a fill puts its own behind the tag of its token, and begin_fill replaces either. That it may
+  replace the mark of a change under way is no more than what two changes at once do to each other.
 """
 
 from __future__ import annotations
@@ -27,8 +31,10 @@ from typing import Generic, TypeVar
 from timeline.cache.dataplane import DataPlane
 from timeline.cache.functions import Functions
 from timeline.cache.keys import Keys
+from timeline.cache.replication import tag_of, untagged
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
+from timeline.domain.records import UNKNOWN_REPLICATION
 from timeline.metrics import CACHE_READS
 
 Record = TypeVar("Record")
@@ -63,15 +69,18 @@ class LeasedRecords(Generic[Record]):
 
     async def get(self, user_id: UserId) -> Record | None:
         key = self._key(user_id)
-        value: bytes | None = await self._plane.execute(key, b"GET", key)
+        value = untagged(*await self._plane.execute_told(key, b"GET", key))
         record = self._unpack(value[1:]) if value and value[:1] == b"V" else None
         (self._misses if record is None else self._hits).inc()
         return record
 
     async def begin_fill(self, user_id: UserId) -> int | None:
         key, token = self._key(user_id), _token()
-        put = await self._plane.execute(key, b"SET", key, _dirty(token), b"NX", b"PX", self._lease_ms)
-        return None if put is None else token
+        primary = self._plane.primary_of(key)
+        if primary == UNKNOWN_REPLICATION:
+            return None  # nobody could trust what it puts
+        begun: int = await self._functions.call("begin_fill", key, tag_of(primary), _dirty(token), self._lease_ms)
+        return token if begun == 1 else None
 
     async def fill(self, user_id: UserId, token: int, record: Record) -> bool:
         value = b"V" + self._pack(record)
@@ -80,7 +89,9 @@ class LeasedRecords(Generic[Record]):
 
     async def mark(self, user_id: UserId) -> int:
         key, token = self._key(user_id), _token()
-        await self._plane.execute(key, b"SET", key, _dirty(token), b"PX", self._lease_ms)
+        tag = tag_of(self._plane.primary_of(key))  # an unknown one as well: what stands there is hidden all the same
+        value = tag + _dirty(token)
+        await self._plane.execute(key, b"SET", key, value, b"PX", self._lease_ms)
         return token
 
     async def drop(self, user_id: UserId) -> None:

@@ -18,10 +18,12 @@ from timeline.cache.dataplane import DataPlane
 from timeline.cache.errors import ReplyError
 from timeline.cache.functions import Functions, full_name
 from timeline.cache.keys import Keys
+from timeline.domain import pauses
 from timeline.domain.entries import ENTRY_BYTES, Entry, UserIds, join
 from timeline.domain.errors import OutcomeUnknown, Unavailable
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
+from timeline.domain.pauses import Point
 from timeline.domain.records import Header, ListKind
 from timeline.fanout.plan import is_late
 from timeline.fanout.ports import Delivery, NotAcknowledged
@@ -283,6 +285,8 @@ class Pusher:
         header = Header.unpack(first) if first is not None else None
         if header is None or header.building or not oldest or len(oldest[0]) != ENTRY_BYTES:
             return True
+        if pauses.hold is not None:
+            await pauses.hold(Point.trim, user_id)
         dropped = join(oldest)["tweet"]
         after = replace(header, floor=max(header.floor, int(dropped.max()) + 1), base=header.base + len(oldest))
         done: int = await self._functions.call("trim", key, first, len(oldest), after.pack())

@@ -22,6 +22,7 @@ from timeline.cache.connection import Door, Node
 from timeline.cache.errors import Redirect
 from timeline.cache.keys import SLOTS
 from timeline.domain.errors import Unavailable
+from timeline.fanout.ports import Away
 from timeline.settings import Settings, address
 
 log = logging.getLogger(__name__)
@@ -46,39 +47,47 @@ class Topology:
         self._seeds = [address(server) for server in settings.redis_nodes]
         self._door, self._limits, self._tasks = Door.of(settings), settings.limits, tasks
         self._asking = _asking(settings)
-        self._nodes: dict[tuple[Address, bool], Node] = {}
+        self._nodes: dict[Address, Node] = {}
         self._ranges: tuple[SlotRange, ...] = ()
-        self._replicas: dict[Address, tuple[Address, ...]] = {}
         self._wanted = asyncio.Event()
+        self._unserved_since: float | None = None
         self.why_unknown = "connections are refused"  # of the last asking that failed
         self.owners: list[Node | None] = [None] * SLOTS
         self.primaries: tuple[Node, ...] = ()
         self.numbers: npt.NDArray[np.int16] = np.full(SLOTS, -1, np.int16)  # of owners, in `numbered`; -1 is nobody
         self.numbered: tuple[Node, ...] = ()
 
+    @property
+    def why_away(self) -> str:
+        """Why nobody can be asked: what each node said, or why none is known."""
+        return "; ".join(f"{node}: {node.down}" for node in self.primaries if node.down) or self.why_unknown
+
+    def away(self) -> list[Away]:
+        """The primaries that do not answer, and `nobody`, with the slots that they serve."""
+        now = asyncio.get_running_loop().time()
+        found = [(str(node), node.away_since, number) for number, node in enumerate(self.numbered) if node.away_since]
+        if self._unserved_since is not None:
+            found.append(("nobody", self._unserved_since, -1))
+        ranges = ((name, since, _ranges(self.numbers == number)) for name, since, number in found)
+        return [Away(name, int((now - since) * 1000), slots) for name, since, slots in ranges if slots]
+
     def want(self) -> None:
         """Ask for the map again soon."""
         self._wanted.set()
 
-    def node(self, at: Address, *, replica: bool = False) -> Node:
+    def node(self, at: Address) -> Node:
         """The node at this address, connected to from now on."""
-        node = self._nodes.get((at, replica))
+        node = self._nodes.get(at)
         if node is None:
-            node = Node(*at, replica=replica, door=self._door, limits=self._limits, on_change=self.want)
-            self._nodes[at, replica] = node
+            node = self._nodes[at] = Node(*at, door=self._door, limits=self._limits, on_change=self.want)
             node.start(self._tasks)
         return node
-
-    def replica_of(self, node: Node) -> Node:
-        """One of its replicas that is not known to be down, by chance; itself if it has none."""
-        known = (self.node(at, replica=True) for at in self._replicas.get((node.host, node.port), ()))
-        able = [replica for replica in known if replica.down is None]
-        return random.choice(able) if able else node
 
     def follow(self, redirect: Redirect, asked: Node) -> Node:
         """The node that a redirect names; a slot that has moved is known to be there from now on."""
         node = self.node((redirect.host or asked.host, redirect.port))
         if not redirect.ask:
+            asked.doubt()
             self.owners[redirect.slot] = node
             if node not in self.numbered:
                 self.numbered = (*self.numbered, node)
@@ -120,9 +129,8 @@ class Topology:
         self._take(best)
 
     def _whom_to_ask(self) -> list[Address]:
-        known = [at for at, _ in self._nodes]
-        every = list(dict.fromkeys([*random.sample(known, len(known)), *self._seeds]))
-        return sorted(every, key=lambda at: not ((node := self._nodes.get((at, False))) and node.up))
+        every = list(dict.fromkeys([*random.sample(list(self._nodes), len(self._nodes)), *self._seeds]))
+        return sorted(every, key=lambda at: not ((node := self._nodes.get(at)) and node.up))
 
     async def _ask(self, at: Address) -> tuple[SlotRange, ...]:
         """The map as this node tells it. Raises OSError and RedisError. In a task of its own: redis-py 8.1 loses a cancellation that
@@ -156,14 +164,15 @@ class Topology:
             node = self.node(part.nodes[0])
             owners[part.first : part.last + 1] = [node] * (part.last + 1 - part.first)
             numbers[part.first : part.last + 1] = order[node]
-        self._replicas = {part.nodes[0]: part.nodes[1:] for part in ranges}
         self.owners, self.numbers, self.numbered, self.primaries = owners, numbers, tuple(order), tuple(order)
-        self._forget(
-            {(part.nodes[0], False) for part in ranges} | {(at, True) for part in ranges for at in part.nodes[1:]}
-        )
+        if _covered(ranges) == SLOTS:
+            self._unserved_since = None
+        elif self._unserved_since is None:
+            self._unserved_since = asyncio.get_running_loop().time()
+        self._forget({part.nodes[0] for part in ranges})
 
-    def _forget(self, named: set[tuple[Address, bool]]) -> None:
-        """Leave the nodes that the map no longer names."""
+    def _forget(self, named: set[Address]) -> None:
+        """Leave the nodes that the map no longer names as primaries."""
         for key in [key for key in self._nodes if key not in named]:
             self._nodes.pop(key).close()
 
@@ -173,6 +182,12 @@ class Topology:
 
 def _covered(ranges: tuple[SlotRange, ...]) -> int:
     return sum(part.last + 1 - part.first for part in ranges)
+
+
+def _ranges(mine: npt.NDArray[np.bool_]) -> tuple[tuple[int, int], ...]:
+    """First and last of each run of slots that are marked."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], mine, [False])).astype(np.int8)))
+    return tuple((int(first), int(end) - 1) for first, end in edges.reshape(-1, 2).tolist())
 
 
 def parse_slots(reply: Iterable[Any], asked: str) -> tuple[SlotRange, ...]:

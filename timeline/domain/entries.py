@@ -115,6 +115,18 @@ class Stretch:
             raise ValueError("complete_from is below 0")
 
 
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """Part of a timeline on the way up: `entries`, newest first, and how far up nothing is missing.
+
+    Every entry with `above < tweet id <= complete_to` is there, `above` being what was asked for. ID_MAX says that the rise
+    reaches the top, as of the moment when it was asked for.
+    """
+
+    entries: Entries
+    complete_to: int
+
+
 def merge(stretches: Iterable[Stretch]) -> Stretch:
     """Several authors' or sources' stretches as one: complete only where each of them is."""
     parts = list(stretches)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NOTICE_SECONDS = 30 * 86_400  # an interval is kept this long after its end; the tables' TTL
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -45,12 +47,29 @@ class Limits:
     reader_lease_seconds: int = 30  # how long a reader's context is believed without asking the store
     building_seconds: int = 30  # a builder that died frees its reader's timeline after this
 
+    timeline_built_seconds_max: int = 14 * 86_400  # an older list is rebuilt: notices from before it need not be kept
+    stale_authors_max: int = (
+        20  # pulled only since the list is older than what was decided about them: more, and it is rebuilt
+    )
+
     # Time
     late_after_ms: int = 10_000  # W: entries arrive within this of their id's time, or are marked as late
     clock_skew_ms: int = 5_000  # servers' clocks differ by less; an event further ahead is poison
     retweet_window_ms: int = 6 * 3_600_000  # the same tweet is shown once within six hours
     worker_lease_ms: int = 30_000  # a worker number is held this long past its last renewal
     clock_step_wait_ms: int = 1_000  # a clock stepping back by less is waited for, by more refused
+
+    # What every process must know of the whole (domain/notices.py)
+    notices_refresh_ms: int = 2_000  # a few rows, read by every process: 0.5 queries a second each
+    notices_lease_ms: int = 10_000  # how long they are believed without the store: some failed readings in a row
+    notices_max: int = 100_000  # rows of each kind, 2 MB: accounts above the threshold are far fewer
+    fresh_follow_ms: int = 300_000  # M: whom one began to follow later than this before the list was built is pulled
+    replication_check_ms: int = (
+        500  # each primary is asked for its replication id: well below the time that a failover takes
+    )
+    fill_within_ms: int = (
+        10_000  # of a cache, after its reading of the store: later, a deletion's record may have expired
+    )
 
     # Reading from the store
     pull_authors_per_query: int = 25  # measured: IN of 25 answers 200 authors in 11 ms, a query each in 54
@@ -64,6 +83,10 @@ class Limits:
         64  # an author with thousands of deleted tweets is given up on: the floor is then higher
     )
     rebuilds_in_flight: int = 64  # a process's share; a node coming back must not flood the store
+    rebuilds_per_second: int = 50  # of a process: a failover makes every list of a node untrusted at one moment
+    cursor_seen_max: int = (
+        64  # ids of the last seconds in a newer cursor, 8 bytes each; beyond, the next answer says reset
+    )
     fills_in_flight: int = 256  # background fills of caches; beyond, a fill is left out
 
     # Writing, and what goes on beside it
@@ -87,8 +110,27 @@ class Limits:
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
     fanout_batches_in_flight: int = 2  # one reads followers while the other pushes
     fanout_appends_per_push: int = 20_000  # 2 MB of commands: large enough to fill every node's pipe, small to repeat
+    follower_cache_ms: int = (
+        240_000  # how old a cached follower list may be when an event is consumed: within M (see there)
+    )
+    follower_cache_bytes_max: int = 64 * 1024 * 1024
+    follower_cached_max: int = 100_000  # followers of one author in that cache, 800 KB
+    reclassify_seconds: int = 60  # between two countings of a pulled author's followers, which read up to the threshold
+    pull_until_percent: int = 80  # of the threshold: below, a pulled author is pushed again. Hysteresis
+    skip_after_ms: int = 5_000  # how long fan-out waits for a Redis node before it records a hole and goes on
+    hole_ahead_ms: int = 30_000  # a hole is recorded this far ahead, so that one write serves many batches
     retry_pause_max_ms: int = 5_000  # between tries while an engine is away: what comes back is used within this
     poison_in_a_row_max: int = 100  # more than this is our bug, not theirs: the consumer stops
+
+    # Proof that feeds have no holes: `timeline doctor timeline`, `timeline audit`
+    audit_grace_ms: int = 60_000  # younger entries are not judged: a killed worker's deliveries come within 45 s
+    audit_second_look_ms: int = 10_000  # a difference counts if it is still there: no change is under way for so long
+    audit_suspects_max: int = 1_000  # readers waiting for their second look; beyond, nobody new is sampled
+    audit_stretches_max: int = 128  # of history for one reader: twice a rebuild's; what lies below is not judged
+    audits_per_second_max: int = 50  # of a process: one costs the store what a rebuild costs
+    audit_scan_keys: int = 1_000  # keys looked at for one reader who is audited: below 1 ms of a Redis node
+    audit_scans_per_second: int = 20  # so at most 2 % of one node, also where few of its keys are timelines
+    doctor_second_look_ms: int = 3_000  # somebody is waiting; what is under way has mostly arrived by then
 
     # Engines
     cassandra_timeout_ms: int = 2_000
@@ -127,6 +169,11 @@ class Limits:
         commands, and once more those that were refused."""
         return 2 * self.redis_timeout_ms
 
+    @property
+    def notices_margin_ms(self) -> int:
+        """After an interval's end: how long some worker may have gone on as if it stood, by whatever clock."""
+        return self.notices_lease_ms + self.cassandra_timeout_ms + 2 * self.clock_skew_ms
+
     def __post_init__(self) -> None:
         """A relation that does not hold is a ValueError, before anything starts."""
         for name in self.__slots__:
@@ -143,6 +190,25 @@ class Limits:
             ),
             (self.relay_resweep_seconds < self.outbox_seconds, "rows would expire before the second sweep"),
             (self.event_topic_seconds >= self.outbox_seconds, "Kafka would forget an event sooner than the outbox"),
+            (self.notices_refresh_ms < self.notices_lease_ms, "notices would lapse between two readings"),
+            (
+                self.follower_cache_ms + self.reader_lease_seconds * 1000 + 2 * self.clock_skew_ms
+                <= self.fresh_follow_ms,
+                "a cached list of followers could lack somebody whom no reader pulls",
+            ),
+            (
+                self.fill_within_ms + self.redis_timeout_ms < self.state_seconds * 1000,
+                "a fill could outlast the record of a deletion",
+            ),
+            (
+                self.timeline_built_seconds_max * 1000 + self.notices_margin_ms < NOTICE_SECONDS * 1000,
+                "notices would be forgotten while lists depend on them",
+            ),
+            (self.pull_until_percent <= 100, "an author could be pulled and pushed by turns"),
+            (
+                self.audit_second_look_ms < self.reader_lease_seconds * 1000,
+                "a stale context would have lapsed when the audit looks again",
+            ),
             (self.pull_authors_per_query <= 100, "Scylla refuses more than 100 partitions in one IN"),
             (self.pull_queries_in_flight <= 32, "more in flight a process lengthens only the tail"),
         ):

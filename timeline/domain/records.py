@@ -22,7 +22,7 @@ _STATE = struct.Struct(">BBQIII")
 _AUTHOR = struct.Struct(">BBQQ")
 _READER = struct.Struct(">BQQIIII")
 _MARKS = struct.Struct(">BQQQII")
-HEADER_LAYOUT, POST_LAYOUT, STATE_LAYOUT, AUTHOR_LAYOUT, READER_LAYOUT, MARKS_LAYOUT = 1, 2, 3, 4, 5, 6
+HEADER_LAYOUT, POST_LAYOUT, STATE_LAYOUT, AUTHOR_LAYOUT, READER_LAYOUT, MARKS_LAYOUT = 7, 2, 3, 4, 5, 6
 HEADER_BYTES = _HEADER.size
 UNKNOWN_REPLICATION = bytes(20)
 
@@ -39,10 +39,11 @@ class Header:
     """The first element of a list of entries.
 
     `floor`: every delivered entry with an id at or above it is in the list. An entry's arrival number is `base` plus its
-    index in the list, the header being index 0; `late` is the newest arrival that came later than W after its id's time (0: none). A
-    rebuild begins a new `epoch`. While `token` is not 0 the list is being built, and only what arrived meanwhile is in it.
-    `authors` is the fingerprint of whose tweets were pulled into it (and since when they are followed): for another set it is
-    not the list.
+    index in the list, the header being index 0; `late` is the newest arrival that came later than W after its id's time (0: none), and
+    `late_ms` the time of the newest such arrival, by the node's clock. A rebuild begins a new `epoch`. While `token` is not 0 the
+    list is being built, and only what arrived meanwhile is in it. `built_ms` is from before the moment of which the list is: before
+    its reader's context was read, and before its history was pulled. `replication` is the id of the primary that the building began
+    on: on another, the list may lack what that one acknowledged.
     """
 
     floor: int
@@ -51,7 +52,7 @@ class Header:
     built_ms: int
     late: int
     token: int = 0
-    authors: int = 0
+    late_ms: int = 0
     replication: bytes = UNKNOWN_REPLICATION
 
     @property
@@ -59,7 +60,7 @@ class Header:
         return self.token != 0
 
     def pack(self) -> bytes:
-        numbers = (self.floor, self.epoch, self.base, self.built_ms, self.late, self.token, self.authors)
+        numbers = (self.floor, self.epoch, self.base, self.built_ms, self.late, self.token, self.late_ms)
         return _HEADER.pack(HEADER_LAYOUT, 0, self.replication, *numbers)
 
     @staticmethod
@@ -67,8 +68,8 @@ class Header:
         if len(data) != HEADER_BYTES or data[0] != HEADER_LAYOUT:
             return None
         _, _, replication, *numbers = _HEADER.unpack(data)
-        floor, epoch, base, built_ms, late, token, authors = numbers
-        return Header(floor, epoch, base, built_ms, late, token, authors, replication)
+        floor, epoch, base, built_ms, late, token, late_ms = numbers
+        return Header(floor, epoch, base, built_ms, late, token, late_ms, replication)
 
 
 @dataclass(frozen=True, slots=True)

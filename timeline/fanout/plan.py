@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from timeline.domain.entries import Entry, UserIds
 from timeline.domain.events import TweetCreated
@@ -12,6 +15,7 @@ from timeline.domain.limits import Limits
 from timeline.fanout.ports import Delivery, FollowerPage
 
 ByAuthor = Mapping[UserId, Sequence[Entry]]
+Mask = npt.NDArray[np.bool_]
 
 
 def by_author(events: Iterable[TweetCreated]) -> ByAuthor:
@@ -40,6 +44,11 @@ class Push:
 
     def deliveries(self, now_ms: int, limits: Limits) -> list[Delivery]:
         return [Delivery(entry, followers, is_late(entry, now_ms, limits)) for entry, followers in self.parts]
+
+    def only(self, whom: Callable[[UserIds], Mask]) -> Push:
+        """The same for some of the followers."""
+        parts = ((entry, followers[whom(followers)]) for entry, followers in self.parts)
+        return Push([(entry, followers) for entry, followers in parts if len(followers)])
 
     @property
     def appends(self) -> int:

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from timeline.domain.entries import Entry, UserIds
 from timeline.domain.errors import Unavailable
 from timeline.domain.events import TweetCreated
@@ -42,6 +45,9 @@ class Followers(Protocol):
         by a few pages. Each read is done `patiently`: so that nobody has to begin again, and to push again what was pushed, for
         one page that could not be read. Raises what that raises."""
 
+    async def count(self, author: UserId, at_most: int) -> int:
+        """How many followers the author has, counted no further than `at_most`. Raises Unavailable."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -76,6 +82,48 @@ class Pushes(Protocol):
     async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
         """Append each (entry, late) to its author's profile list and to the author's own home list, where they exist. Both are on one
         node. Raises NotAcknowledged with the entries of which either list did not acknowledge, each for its author."""
+
+    def away(self) -> Sequence[Away]:
+        """The parts of the cluster that cannot be written now."""
+
+    def slots_of(self, users: UserIds) -> npt.NDArray[np.int64]:
+        """The hash slot of each user's home list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """A Redis node that does not answer: its name, how long it has not, and the slots that it serves, as ranges of which both ends are
+    included."""
+
+    node: str
+    for_ms: int
+    slots: tuple[tuple[int, int], ...]
+
+
+class Classes(Protocol):
+    """store/notices.py: which authors are pulled, and the holes that were recorded."""
+
+    def may_skip(self, authors: Sequence[UserId]) -> set[UserId]:
+        """Those whose followers need not be pushed to: an interval stands, every process must know it by now (this one has seen it for
+        notices_lease_ms), and this one would know its end."""
+
+    def stands(self, author: UserId) -> bool:
+        """Whether an interval of this author stands, as last read."""
+
+    async def begin_pull(self, author: UserId) -> None:
+        """Write an interval that stands, unless one is known. Raises Unavailable."""
+
+    async def end_pull(self, author: UserId) -> None:
+        """Write the end of every interval of this author that stands: pushing begins at once. Raises Unavailable, and then it may or
+        may not have happened: go on pushing, and repeat it."""
+
+    async def record_hole(self, away: Away) -> bool:
+        """Record, or prolong, that deliveries to these slots are left out from now on until hole_ahead_ms later. True once every
+        process must know it (recorded for notices_lease_ms, and not yet near its end): only then may a delivery be left out.
+        Raises Unavailable."""
+
+    async def end_hole(self, node: str) -> None:
+        """Deliveries to that node are not left out any more. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)

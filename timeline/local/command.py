@@ -60,7 +60,7 @@ def _topology_options(command: F) -> F:
 @click.option(
     "--threshold",
     type=click.IntRange(min=1),
-    help="Accounts with more followers than this are to be pulled, not pushed: nothing reads it yet.",
+    help="Accounts with more followers than this are pulled when homes are read, not pushed. Without it: TIMELINE_PUSH_FOLLOWERS_MAX.",
 )
 @click.pass_context
 def local(

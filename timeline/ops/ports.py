@@ -1,4 +1,4 @@
-"""What loading needs of the store and of writing. Every method may raise Unavailable."""
+"""What loading, and the audit, need of the store, the caches and of writing. Every method may raise Unavailable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from timeline.assembly.compare import Comparison
 from timeline.domain.entries import UserIds
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Tweet, User
@@ -56,3 +57,20 @@ class Doors:
     writer: Posting
     known: Known
     readers: Readers
+
+
+class HomeLists(Protocol):
+    """cache/sampling.py: which home lists there are."""
+
+    def parts(self) -> list[str]:
+        """The primaries by name, as they are known now."""
+
+    async def page(self, part: str, at: int, keys: int) -> tuple[list[UserId], int]:
+        """The owners of home lists among about `keys` more keys of a primary, and where to go on; 0 at the end. Begin with 0."""
+
+
+class Examines(Protocol):
+    """assembly/examine.py"""
+
+    async def examine(self, user_id: UserId) -> Comparison:
+        """What differs now between what is cached for this reader and the store."""

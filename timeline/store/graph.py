@@ -58,7 +58,11 @@ _MIRROR_END = Cql(
 )
 _FOLLOWED_BY = Cql("followed_by", "SELECT user_id, ended FROM followees WHERE user_id IN ? AND followee_id = ?")
 _COUNT = Cql("followees_count", "SELECT COUNT(*), COUNT(ended) FROM followees WHERE user_id = ?")
-_FOLLOWEES = Cql("followees_all", "SELECT followee_id, since, version, ended FROM followees WHERE user_id = ?")
+# The version's own timestamp is the compare-and-set's, by the store's clock: `since` is the caller's, who may have stood still since
+_FOLLOWEES = Cql(
+    "followees_all",
+    "SELECT followee_id, WRITETIME(version) AS decided_us, version, ended FROM followees WHERE user_id = ?",
+)
 _FOLLOWEES_PAGE = Cql(
     "followees_page", "SELECT followee_id, ended FROM followees WHERE user_id = ? AND followee_id > ? LIMIT ?"
 )
@@ -189,7 +193,8 @@ class Graph:
         return await is_blocked(self._session, one, other)
 
     async def reader(self, user_id: UserId) -> Reader:
-        """The whole context, as stored now. An unknown user is a reader who follows nobody.
+        """The whole context, as stored now. An unknown user is a reader who follows nobody. `since_ms` is when the store decided; of
+        follows that were bulk-loaded, what their load says.
 
         Its version is the newest among all its rows, ended ones included.
         """
@@ -204,7 +209,7 @@ class Graph:
         async for page in self._session.all_columns(_FOLLOWEES, (user_id,)):
             stands = standing(page["ended"])
             ids.append(ints(page["followee_id"])[stands])
-            since.append(ints(page["since"])[stands])
+            since.append(ints(page["decided_us"])[stands] // 1000)
             newest = max(newest, int(ints(page["version"]).max(initial=0)))
         return np.concatenate(ids), np.concatenate(since), newest
 

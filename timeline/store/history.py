@@ -6,12 +6,13 @@ first, the authors that have it are read 25 partitions a query.
 **How far down nothing is missing**: each author is asked for one row more than wanted in a bucket. Who has it has more, and their last
 wanted row is a line; the highest line of all is where the stretch ends. Without any line the whole bucket is known of everybody, and
 with it everything down to the next bucket that anybody has.
+
+A rise is the same the other way up: oldest buckets and rows first, and the lowest line is where it ends.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from timeline.domain.entries import (
     NO_ENTRIES,
     RETWEET_BIT,
     Entries,
+    Rise,
     Stretch,
     UserIds,
     concatenated,
@@ -44,14 +46,22 @@ _ROWS = Cql(
     "SELECT user_id, tweet_id, created_us, deleted_us, retweet_of, reply_to_user FROM tweets "
     "WHERE user_id IN ? AND bucket = ? AND tweet_id < ? PER PARTITION LIMIT ?",
 )
+# Both servers refuse to page an IN of partitions that is ordered: the limit bounds what one of these answers. Rows come in order of
+# the clustering key, whosever they are.
+_BUCKETS_UP = Cql(
+    "history_buckets_up",
+    "SELECT user_id, bucket FROM tweet_buckets WHERE user_id IN ? AND bucket >= ? ORDER BY bucket ASC PER PARTITION LIMIT ?",
+    paged=False,
+)
+_ROWS_UP = Cql(
+    "history_rows_up",
+    "SELECT user_id, tweet_id, created_us, deleted_us, retweet_of, reply_to_user FROM tweets "
+    "WHERE user_id IN ? AND bucket = ? AND tweet_id > ? ORDER BY tweet_id ASC PER PARTITION LIMIT ?",
+    paged=False,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class _Calendar:
-    """Authors by non-empty bucket. `horizon`: below this bucket some author may have buckets that are not listed (-1: none has)."""
-
-    authors: dict[int, list[int]]
-    horizon: int
+_Calendar = dict[int, list[int]]  # authors by non-empty bucket
 
 
 class StoreHistory:
@@ -76,49 +86,72 @@ class StoreHistory:
         calendar = await self._calendar(np.unique(authors).tolist(), bucket(below - 1))
         found: list[Entries] = []
         entries, floor = 0, _floor(calendar, None)
-        # Whose list was cut off has as many buckets listed as are looked at here, so none of these lies below the horizon
-        for at in sorted(calendar.authors, reverse=True)[:BUCKETS_PER_CALL_MAX]:
-            part, line = await self._bucket(calendar.authors[at], at, below, per_author)
+        for at in sorted(calendar, reverse=True)[:BUCKETS_PER_CALL_MAX]:
+            part, line = await self._bucket(calendar[at], at, below, per_author)
             found.append(part)
             entries += len(part)
-            floor = line or _floor(calendar, at)
-            if line or entries >= per_author:
+            floor = _floor(calendar, at) if line is None else line
+            if line is not None or entries >= per_author:
                 break
         merged = newest_first(concatenated(found))
         return Stretch(merged[merged["tweet"] >= floor], floor)
 
-    async def _calendar(self, authors: list[int], newest: int) -> _Calendar:
-        by_bucket: defaultdict[int, list[int]] = defaultdict(list)
-        horizon = -1
-        parts = [(list(part), newest, BUCKETS_PER_CALL_MAX) for part in self._chunks(authors)]
-        async for rows in each(parts, self._calendar_rows, self._limits.pull_queries_in_flight):
-            listed: defaultdict[int, list[int]] = defaultdict(list)
-            for author, at in rows:
-                by_bucket[at].append(author)
-                listed[author].append(at)
-            full = [min(buckets) for buckets in listed.values() if len(buckets) >= BUCKETS_PER_CALL_MAX]
-            horizon = max([horizon, *full])
-        return _Calendar(dict(by_bucket), horizon)
+    async def rise(self, authors: UserIds, above: int, per_author: int) -> Rise:
+        """The oldest entries of these authors with an id above `above`: `stretch` the other way up. No answer comes in pages, so
+        `per_author` must not be in the thousands. An empty rise that does not reach the top is possible: go on from its
+        `complete_to`, which is above `above` always, and ID_MAX when nobody had anything newer, and only then.
 
-    async def _calendar_rows(self, params: tuple[list[int], int, int]) -> list[Row]:
-        async with self._budget.slot():
-            return await self._session.rows(_BUCKETS, params)
-
-    async def _bucket(self, authors: list[int], at: int, below: int, per_author: int) -> tuple[Entries, int]:
-        """The entries of one bucket, in no order, and the highest line (0: everybody's whole bucket is there)."""
+        Raises Unavailable, and Overloaded when the pull path's own budget is spent.
+        """
+        if above >= ID_MAX or not len(authors):
+            return Rise(NO_ENTRIES, ID_MAX)
+        above = max(above, -1)
+        calendar = await self._calendar(np.unique(authors).tolist(), bucket(above + 1), up=True)
         found: list[Entries] = []
-        line = 0
-        parts = [(list(part), at, below, per_author + 1) for part in self._chunks(sorted(authors))]
-        async for columns in each(parts, self._rows, self._limits.pull_queries_in_flight):
+        entries, ceiling = 0, _ceiling(calendar, None)
+        for at in sorted(calendar)[:BUCKETS_PER_CALL_MAX]:
+            part, line = await self._bucket(calendar[at], at, above, per_author, up=True)
+            found.append(part)
+            entries += len(part)
+            ceiling = _ceiling(calendar, at) if line is None else line
+            if line is not None or entries >= per_author:
+                break
+        merged = newest_first(concatenated(found))
+        return Rise(merged[merged["tweet"] <= ceiling], ceiling)
+
+    async def _calendar(self, authors: list[int], start: int, *, up: bool = False) -> _Calendar:
+        """The nearest buckets of each author, one more than a call looks at: so whose list is cut off has one listed that is not
+        read, and what lies beyond it is not taken for empty."""
+        calendar: _Calendar = defaultdict(list)
+        cql = _BUCKETS_UP if up else _BUCKETS
+        parts = [(list(part), start, BUCKETS_PER_CALL_MAX + 1) for part in self._chunks(authors)]
+        async for rows in each(parts, lambda part: self._calendar_rows(cql, part), self._limits.pull_queries_in_flight):
+            for author, at in rows:
+                calendar[at].append(author)
+        return calendar
+
+    async def _calendar_rows(self, cql: Cql, params: tuple[list[int], int, int]) -> list[Row]:
+        async with self._budget.slot():
+            return await self._session.rows(cql, params)
+
+    async def _bucket(
+        self, authors: list[int], at: int, beyond: int, per_author: int, *, up: bool = False
+    ) -> tuple[Entries, int | None]:
+        """The entries of one bucket, in no order, and the nearest line (None: everybody's whole bucket is there)."""
+        found: list[Entries] = []
+        lines: list[int] = []
+        cql, nearest = (_ROWS_UP, min) if up else (_ROWS, max)
+        parts = [(list(part), at, beyond, per_author + 1) for part in self._chunks(sorted(authors))]
+        async for columns in each(parts, lambda part: self._rows(cql, part), self._limits.pull_queries_in_flight):
             author, tweet = ints(columns["user_id"]), ints(columns["tweet_id"])
-            line = max(line, _line(author, tweet, per_author))
+            lines += _lines(author, tweet, per_author, up=up)
             is_tweet = ~np.ma.getmaskarray(columns["created_us"]) & np.ma.getmaskarray(columns["deleted_us"])
             found.append(_entries(author, tweet, columns)[is_tweet])
-        return concatenated(found), line
+        return concatenated(found), nearest(lines, default=None)
 
-    async def _rows(self, params: tuple[list[int], int, int, int]) -> Columns:
+    async def _rows(self, cql: Cql, params: tuple[list[int], int, int, int]) -> Columns:
         async with self._budget.slot():
-            pages = [page async for page in self._session.all_columns(_ROWS, params)]
+            pages = [page async for page in self._session.all_columns(cql, params)]
         return pages[0] if len(pages) == 1 else joined(pages)
 
     def _chunks(self, authors: list[int]) -> list[Any]:
@@ -126,21 +159,25 @@ class StoreHistory:
 
 
 def _floor(calendar: _Calendar, done: int | None) -> int:
-    """Down to where everything is known once the buckets from `done` up are read (None: none is)."""
-    older = [at for at in calendar.authors if done is None or at < done]
-    # the buckets between the listed ones are empty, down to the horizon
-    known = max([at + 1 for at in older] + ([calendar.horizon] if calendar.horizon >= 0 else [0]))
-    return known << BUCKET_SHIFT
+    """Down to where everything is known once the buckets from `done` up are read (None: none is): those between the listed ones
+    are empty."""
+    return max((at + 1 for at in calendar if done is None or at < done), default=0) << BUCKET_SHIFT
 
 
-def _line(author: UserIds, tweet: UserIds, per_author: int) -> int:
-    """The highest among the last wanted rows of authors who have more than that. Rows come author by author, newest first."""
-    if not len(author):
-        return 0
-    starts = np.flatnonzero(np.diff(author, prepend=author[0] - 1))
+def _ceiling(calendar: _Calendar, done: int | None) -> int:
+    """Up to where everything is known once the buckets down from `done` are read (None: none is)."""
+    newer = [at for at in calendar if done is None or at > done]
+    return (min(newer) << BUCKET_SHIFT) - 1 if newer else ID_MAX
+
+
+def _lines(author: UserIds, tweet: UserIds, per_author: int, *, up: bool) -> list[int]:
+    """The last wanted row of each author who has more than that."""
+    order = np.lexsort((tweet if up else -tweet, author))
+    author, tweet = author[order], tweet[order]
+    starts = np.flatnonzero(np.diff(author, prepend=author[:1] - 1))
     counts = np.diff(starts, append=len(author))
-    last_wanted = starts[counts > per_author] + per_author - 1
-    return int(tweet[last_wanted].max(initial=0))
+    lines: list[int] = tweet[starts[counts > per_author] + per_author - 1].tolist()
+    return lines
 
 
 def _entries(author: UserIds, tweet: UserIds, columns: Columns) -> Entries:

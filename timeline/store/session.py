@@ -68,11 +68,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cql:
-    """A statement, prepared once a process, with tables named without their keyspace. `name` is its operation in the metrics."""
+    """A statement, prepared once a process, with tables named without their keyspace. `name` is its operation in the metrics.
+    Not `paged`: it answers everything at once, so its own limits must bound that."""
 
     name: str
     text: str
     kind: Kind = Kind.read
+    paged: bool = True
 
 
 def statements_of(*modules: ModuleType) -> list[Cql]:
@@ -225,7 +227,7 @@ class Session:
         for cql in statements:
             statement = self._session.prepare(_qualified(cql.text, self._keyspace))
             statement.is_idempotent = cql.kind is not Kind.cas
-            statement.fetch_size = PAGE_ROWS
+            statement.fetch_size = PAGE_ROWS if cql.paged else None
             prepared[cql] = statement
         return prepared
 

@@ -15,12 +15,15 @@ from timeline.store import (
     followers,
     graph,
     history,
+    holes,
     idempotency,
+    intervals,
     leases,
     likes,
     markers,
     marks,
     migrations,
+    notices,
     outbox,
     relations,
     retweets,
@@ -37,7 +40,9 @@ _MODULES = (
     followers,
     graph,
     history,
+    holes,
     idempotency,
+    intervals,
     leases,
     likes,
     markers,
@@ -71,6 +76,7 @@ class Store:
     marks: marks.StoreMarks
     idempotency: idempotency.IdempotencyKeys
     ids: leases.LeasedIds
+    notices: notices.StoreNoticeBoard
     bulk: bulk.Bulk
 
     async def ping(self) -> None:
@@ -80,30 +86,33 @@ class Store:
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """Connected, every statement prepared. Raises Unavailable, which says what to do: also when the schema is missing or older than
-    this release."""
+    """Connected, every statement prepared, the notices read once: whoever stays runs `notices.run`. Raises Unavailable, which says
+    what to do: also when the schema is missing or older than this release."""
     limits = settings.limits
     async with open_session(settings, limits) as session:
         await migrations.check(session, settings.cassandra_keyspace)
         await session.prepare(statements_of(*_MODULES))
+        board = notices.StoreNoticeBoard(session, limits)
+        await board.refresh()
         async with leases.open_ids(session, settings, limits) as ids:
             pulls = budget.PullBudget(limits)
-        yield Store(
-            session=session,
-            tweets=tweets.Tweets(session, limits),
-            outbox=outbox.Outbox(session, limits),
-            history=history.StoreHistory(session, limits, pulls),
-            graph=graph.Graph(session, limits),
-            followers=followers.Followers(session, limits),
-            users=users.Users(session, limits),
-            retweets=retweets.Retweets(session, limits, pulls),
-            relations=relations.Relations(session, limits),
-            likes=likes.Likes(session),
-            by_time=by_time.MarksByTime(session, limits),
-            edits=edits.Edits(session, tweets.Tweets(session, limits)),
-            markers=markers.Markers(session),
-            marks=marks.StoreMarks(session, limits),
-            idempotency=idempotency.IdempotencyKeys(session, limits),
-            ids=ids,
-            bulk=bulk.Bulk(session, limits),
-        )
+            yield Store(
+                session=session,
+                tweets=tweets.Tweets(session, limits),
+                outbox=outbox.Outbox(session, limits),
+                history=history.StoreHistory(session, limits, pulls),
+                graph=graph.Graph(session, limits),
+                followers=followers.Followers(session, limits),
+                users=users.Users(session, limits),
+                retweets=retweets.Retweets(session, limits, pulls),
+                relations=relations.Relations(session, limits),
+                likes=likes.Likes(session),
+                by_time=by_time.MarksByTime(session, limits),
+                edits=edits.Edits(session, tweets.Tweets(session, limits)),
+                markers=markers.Markers(session),
+                marks=marks.StoreMarks(session, limits),
+                idempotency=idempotency.IdempotencyKeys(session, limits),
+                ids=ids,
+                notices=board,
+                bulk=bulk.Bulk(session, limits),
+            )

@@ -6,16 +6,22 @@ from timeline.api.app import make_app
 from timeline.api.auth import make_authenticator
 from timeline.api.serving import serving
 from timeline.cache import open_cache
+from timeline.cache.sampling import HomeLists
 from timeline.eventlog.consumer import open_consumer
 from timeline.eventlog.publisher import open_publisher
 from timeline.eventlog.reach import open_reach
-from timeline.fanout import relay, worker
+from timeline.fanout import relay
+from timeline.ops.audit import Audit
 from timeline.ops.command import make_load_command
+from timeline.ops.doctor import make_doctor_command
 from timeline.settings import Settings
 from timeline.store import open_store
 from timeline.wiring.process import run, running
 from timeline.wiring.rooms import (
+    list_key,
     make_edits,
+    make_examiner,
+    make_fanout,
     make_likes,
     make_marked,
     make_markers,
@@ -23,11 +29,13 @@ from timeline.wiring.rooms import (
     make_signer,
     make_writer,
     open_doors,
+    open_examiner,
     open_reading,
 )
 
-__all__ = ["load", "run_api", "run_fanout", "run_relay"]
+__all__ = ["doctor", "load", "run_api", "run_audit", "run_fanout", "run_relay"]
 
+doctor = make_doctor_command(open_examiner, list_key)
 load = make_load_command(open_doors)
 
 
@@ -44,6 +52,11 @@ def run_fanout(settings: Settings) -> int:
 def run_relay(settings: Settings) -> int:
     """Relay to the end: the exit code. Raises SettingError."""
     return run("relay", settings, _relay)
+
+
+def run_audit(settings: Settings, per_second: float) -> int:
+    """Audit to the end: the exit code. Raises SettingError."""
+    return run("audit", settings, lambda settings: _audit(settings, per_second))
 
 
 async def _api(settings: Settings) -> None:
@@ -70,7 +83,7 @@ async def _api(settings: Settings) -> None:
         await process.stack.enter_async_context(
             serving(app, name="PORT", host=settings.host, port=settings.port, limits=settings.limits)
         )
-        await process.work({})
+        await process.work({"notices": store.notices.run(process.stopping)})
 
 
 async def _fanout(settings: Settings) -> None:
@@ -79,8 +92,8 @@ async def _fanout(settings: Settings) -> None:
         cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
         await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
         events = await process.stack.enter_async_context(open_consumer(settings))
-        work = worker.run_fanout(events, store.followers, cache.lists, settings.limits, process.stopping)
-        await process.work({"fanout": work})
+        work = make_fanout(settings, store, cache, events, process.stopping)
+        await process.work({"fanout": work, "notices": store.notices.run(process.stopping)})
 
 
 async def _relay(settings: Settings) -> None:
@@ -90,3 +103,12 @@ async def _relay(settings: Settings) -> None:
         events = await process.stack.enter_async_context(open_publisher(settings, store.outbox))
         work = relay.run_relay(store.outbox, store.tweets, events, settings.limits, process.stopping)
         await process.work({"relay": work})
+
+
+async def _audit(settings: Settings, per_second: float) -> None:
+    async with running("audit", settings, needs=("cassandra", "redis")) as process:
+        store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
+        cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
+        homes, examiner = HomeLists(cache.plane, cache.keys), make_examiner(settings, store, cache)
+        audit = Audit(homes, examiner, settings.limits, per_second)
+        await process.work({"audit": audit.run(process.stopping), "notices": store.notices.run(process.stopping)})

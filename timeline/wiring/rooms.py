@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import time_ns
+from typing import Any
 
+from timeline import metrics
+from timeline.assembly.examine import Examiner
 from timeline.assembly.hydrate import Hydrator
 from timeline.assembly.marked import Marked
 from timeline.assembly.pages import Pages
@@ -13,9 +17,15 @@ from timeline.assembly.people import People
 from timeline.assembly.present import Presenter
 from timeline.assembly.readers import Leased
 from timeline.assembly.service import Reading
+from timeline.assembly.skeleton import Walks
 from timeline.cache import Cache, open_cache
+from timeline.cache.keys import Keys
 from timeline.domain.cursors import Signer, parse_keys
+from timeline.domain.notices import STANDS
+from timeline.domain.records import ListKind
 from timeline.eventlog.publisher import Publisher, open_publisher
+from timeline.fanout.ports import Events
+from timeline.fanout.worker import run_fanout
 from timeline.ops.ports import Doors
 from timeline.settings import SettingError, Settings
 from timeline.store import Store, open_store
@@ -97,9 +107,9 @@ async def open_reading(
     )
     readers = Leased(cache.readers, store.graph.reader)
     marks = Leased(cache.marks, store.marks.marks)
+    walks = Walks(lists=cache.lists, history=store.history, board=store.notices, limits=limits)
     reading = Reading(
-        lists=cache.lists,
-        history=store.history,
+        walks=walks,
         hydrator=hydrator,
         pages=Pages(hydrator=hydrator, retweets=store.retweets, limits=limits),
         presenter=Presenter(hydrator=hydrator, marks=marks, store_marks=store.marks),
@@ -112,7 +122,55 @@ async def open_reading(
     try:
         yield reading, people
     finally:
+        await walks.close()
         await hydrator.close()
+
+
+def make_examiner(settings: Settings, store: Store, cache: Cache) -> Examiner:
+    return Examiner(
+        lists=cache.lists,
+        contexts=cache.readers,
+        states=cache.contents,
+        graph=store.graph,
+        history=store.history,
+        rows=store.tweets,
+        board=store.notices,
+        limits=settings.limits,
+        clock_ms=_now_ms,
+    )
+
+
+@asynccontextmanager
+async def open_examiner(settings: Settings) -> AsyncIterator[Examiner]:
+    """What readers are examined with by whoever is no process of the service. Raises Unavailable."""
+    async with open_store(settings) as store, open_cache(settings) as cache:
+        keeping = asyncio.create_task(store.notices.run(asyncio.Event()), name="notices")
+        try:
+            yield make_examiner(settings, store, cache)
+        finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
+
+
+def make_fanout(
+    settings: Settings, store: Store, cache: Cache, events: Events, stopping: asyncio.Event
+) -> Coroutine[Any, Any, None]:
+    """The work of a fan-out process, to be awaited once."""
+    metrics.PULLED_AUTHORS.set_function(lambda: (store.notices.read()[0].until_ms == STANDS).sum())
+    return run_fanout(
+        events,
+        store.followers,
+        cache.lists,
+        store.notices,
+        settings.limits,
+        stopping,
+        push_followers_max=settings.push_followers_max,
+    )
+
+
+def list_key(settings: Settings, kind: ListKind, user_id: int) -> str:
+    """How Redis calls a list, for a person to type."""
+    return Keys(settings.redis_key_prefix).list_of(kind, user_id).decode()
 
 
 def make_signer(settings: Settings) -> Signer:

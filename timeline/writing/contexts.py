@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from timeline.domain import pauses
 from timeline.domain.errors import Stored, Unavailable
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
+from timeline.domain.pauses import Point
 from timeline.writing.ports import Lease
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ class Contexts:
     async def forget(self, *changed: UserId) -> None:
         """After the store was written: the next read of each asks it. Raises Stored when that cannot be promised for all of them; a
         mark alone promises nothing, since another change of the same reader may have removed it."""
+        if pauses.hold is not None:
+            await pauses.hold(Point.invalidate, changed[0])
         failed: Unavailable | None = None
         for user_id in changed:
             try:

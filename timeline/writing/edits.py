@@ -3,11 +3,12 @@ its state says, and the new state is put before the edit is answered."""
 
 from __future__ import annotations
 
-from timeline.domain import tweet_text
+from timeline.domain import pauses, tweet_text
 from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Tweet, Visibility
+from timeline.domain.pauses import Point
 from timeline.domain.records import State
 from timeline.writing.ports import CountsStore, Edited, EditStore, Ids, StateCache
 from timeline.writing.sight import Sight
@@ -53,6 +54,8 @@ class Edits:
 
     async def _tell(self, tweet_id: TweetId, edited: Edited) -> None:
         """A deletion meanwhile needs no care here: its state is newer than any edit's."""
+        if pauses.hold is not None:
+            await pauses.hold(Point.invalidate, tweet_id)
         try:
             # with its counts: they are shown from the state, and an edit is no reason to begin at nought
             counts = (await self._counts.counts_of([tweet_id]))[tweet_id]

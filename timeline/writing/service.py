@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from timeline.domain import handles
+from timeline.domain import handles, pauses
 from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable, after_effect
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Tweet, TweetKey, User, Visibility
+from timeline.domain.pauses import Point
 from timeline.domain.records import State
 from timeline.writing.contexts import Contexts
 from timeline.writing.drafts import Draft, checked
@@ -178,11 +179,12 @@ class Writer(Graph):
             await self._remove(me, before.retweet_id, before.version)
         mine = Retweeted(await self._ids.mint(), True, self._ids.now_us())
         standing = await self._retweets.retweet(me, source.id, mine)
-        if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
-            # also when it stood already without a row: whoever decided it died before this batch
-            await self._publish(_retweet_row(me, source, standing))
-        await self._forget_marks(me, marked)
-        return RetweetOutcome(standing.retweet_id, await self._retweets.count(source.id))
+        with after_effect():
+            if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
+                # also when it stood already without a row: whoever decided it died before this batch
+                await self._publish(_retweet_row(me, source, standing))
+            await self._forget_marks(me, marked)
+            return RetweetOutcome(standing.retweet_id, await self._retweets.count(source.id))
 
     async def unretweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         """Repeating changes nothing. Raises BadRequest("tweet-not-found"); Stored."""
@@ -190,14 +192,15 @@ class Writer(Graph):
         source = tweet.retweet_of or tweet.id
         marked = await self._mark_marks(me)
         standing = await self._retweets.undo(me, source, self._ids.now_us())
-        if standing is not None:
-            # whether or not there is a row: one that lands later is then dead already. And again even if it was undone before:
-            # whoever did that may have died before the row was removed
-            await self._remove(me, standing.retweet_id, standing.version)
-        elif tweet.deleted or not await self._sight.may_see(me, tweet):
-            raise no_tweet(tweet_id)
-        await self._forget_marks(me, marked)
-        return RetweetOutcome(None if standing is None else standing.retweet_id, await self._retweets.count(source))
+        with after_effect():
+            if standing is not None:
+                # whether or not there is a row: one that lands later is then dead already. And again even if it was undone before:
+                # whoever did that may have died before the row was removed
+                await self._remove(me, standing.retweet_id, standing.version)
+            elif tweet.deleted or not await self._sight.may_see(me, tweet):
+                raise no_tweet(tweet_id)
+            await self._forget_marks(me, marked)
+            return RetweetOutcome(None if standing is None else standing.retweet_id, await self._retweets.count(source))
 
     async def _compose(self, me: UserId, draft: Draft, reservation: Reservation) -> Tweet:
         parent = await self._sight.source(me, draft.reply_to, "/reply_to") if draft.reply_to is not None else None
@@ -222,10 +225,15 @@ class Writer(Graph):
         A tweet under an id of long ago (its first request died, and this one goes on) has its outbox row where no sweep may look
         again: then Kafka must have the event before anybody is told that it is posted. Raises Unavailable.
         """
+        if pauses.hold is not None:
+            await pauses.hold(Point.batch, tweet.id)
         await self._tweets.add(tweet)
+        if pauses.hold is not None:
+            await pauses.hold(Point.produce, tweet.id)
         age_ms = self._ids.now_us() // 1000 - tweet.created_ms
         if age_ms > self._limits.relay_resweep_seconds * 1000 // 2:
-            await self._events.produce_created(tweet)
+            with after_effect():
+                await self._events.produce_created(tweet)
         else:
             self._events.tweet_created(tweet)
         try:
@@ -237,6 +245,8 @@ class Writer(Graph):
         """Delete under a version above that one: in the store, then for every reader. Repeating it is harmless."""
         version = max(self._ids.now_us(), above + 1)
         await self._tweets.delete(TweetKey(author, tweet_id), version)
+        if pauses.hold is not None:
+            await pauses.hold(Point.invalidate, tweet_id)
         try:
             await self._states.put_state(tweet_id, State(version, True, False))
         except Unavailable as error:

@@ -22,7 +22,7 @@ def author(user: int, version: int = 1, name: bytes = b"{}") -> Author:
 
 async def test_what_was_put_is_there_and_the_rest_is_absent(cache: Cache) -> None:
     posts = [post(tweet, body=b"%d" % tweet) for tweet in range(1, 41)]
-    await cache.contents.put_posts(posts)
+    await cache.contents.put_posts(posts, cache.contents.moment())
     hits = CACHE_READS.labels("post", "hit")._value.get()
     misses = CACHE_READS.labels("post", "miss")._value.get()
     found = await cache.contents.posts([TweetId(tweet) for tweet in range(31, 51)])
@@ -33,8 +33,8 @@ async def test_what_was_put_is_there_and_the_rest_is_absent(cache: Cache) -> Non
 
 async def test_nothing_asked_is_nothing_found(cache: Cache) -> None:
     assert await cache.contents.posts([]) == {}
-    await cache.contents.put_posts([])
-    await cache.contents.put_states({})
+    await cache.contents.put_posts([], cache.contents.moment())
+    await cache.contents.put_states({}, cache.contents.moment())
 
 
 VERSIONS = [
@@ -56,9 +56,9 @@ async def test_older_is_never_put_over_newer(cache: Cache, older: int, newer: in
     assert (await cache.contents.states([tweet]))[tweet].version == newer
     await cache.contents.put_state(tweet, State(older, False, False))
     assert (await cache.contents.states([tweet]))[tweet] == State(newer, True, False)
-    await cache.contents.put_posts([post(9, newer, b"new"), post(9, older, b"old")])
+    await cache.contents.put_posts([post(9, newer, b"new"), post(9, older, b"old")], cache.contents.moment())
     assert (await cache.contents.posts([tweet]))[tweet].body == b"new"
-    await cache.contents.put_authors([author(5, newer, b"new"), author(5, older, b"old")])
+    await cache.contents.put_authors([author(5, newer, b"new"), author(5, older, b"old")], cache.contents.moment())
     assert (await cache.contents.authors([UserId(5)]))[UserId(5)].body == b"new"
 
 
@@ -71,9 +71,9 @@ async def test_counts_change_without_a_new_version(cache: Cache) -> None:
 
 async def test_each_kind_expires_as_its_limit_says(opened: OpenCache) -> None:
     cache: Cache = await opened(post_seconds=100, state_seconds=200, author_seconds=300)
-    await cache.contents.put_posts([post(9)])
+    await cache.contents.put_posts([post(9)], cache.contents.moment())
     await cache.contents.put_state(TweetId(9), State(1, False, False))
-    await cache.contents.put_authors([author(9)])
+    await cache.contents.put_authors([author(9)], cache.contents.moment())
     keys = cache.contents._keys
     for key, seconds in ((keys.post(9), 100), (keys.state(9), 200), (keys.author(9), 300)):
         assert seconds * 1000 - 5_000 < await cache.plane.execute(key, b"PTTL", key) <= seconds * 1000
@@ -97,6 +97,6 @@ async def test_a_value_of_an_unknown_layout_is_replaced(cache: Cache) -> None:
 
 
 async def test_a_dropped_author_is_gone(cache: Cache) -> None:
-    await cache.contents.put_authors([author(5)])
+    await cache.contents.put_authors([author(5)], cache.contents.moment())
     await cache.contents.drop_author(UserId(5))
     assert await cache.contents.authors([UserId(5)]) == {}

@@ -84,7 +84,7 @@ async def test_a_fill_that_began_before_a_change_is_refused_during_and_after_it(
 
 
 async def test_a_process_that_dies_after_its_mark_bars_fills_no_longer_than_the_lease(opened: OpenCache) -> None:
-    cache = await opened(reader_lease_seconds=1)
+    cache = await opened(reader_lease_seconds=1, audit_second_look_ms=500)
     await cache.readers.mark(ME)
     assert await cache.readers.begin_fill(ME) is None
     token = None
@@ -99,7 +99,7 @@ async def test_a_process_that_dies_after_its_mark_bars_fills_no_longer_than_the_
 
 
 async def test_a_record_is_believed_no_longer_than_the_lease(opened: OpenCache) -> None:
-    cache = await opened(reader_lease_seconds=1)
+    cache = await opened(reader_lease_seconds=1, audit_second_look_ms=500)
     token = await cache.readers.begin_fill(ME)
     await cache.readers.fill(ME, token, reader(2))
 

@@ -7,23 +7,27 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.integration.cache.conftest import Nodes, OpenCache, eventually
 from tests.integration.cache.test_dataplane import hanging, killed
-from timeline.assembly.ports import ListView
-from timeline.assembly.skeleton import sure_line
+from timeline.assembly.ports import Building, ListView
+from timeline.assembly.sure import sure_line
 from timeline.cache import Cache
+from timeline.cache.connection import Call, Node
 from timeline.cache.keys import slot_of
+from timeline.domain import pauses
 from timeline.domain.entries import NO_ENTRIES, Entry, Stretch, of, to_list
 from timeline.domain.errors import Unavailable
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import EPOCH_MS, TweetId, UserId, first_id_at, time_ms
 from timeline.domain.limits import LIMITS
-from timeline.domain.records import Header, ListKind
-from timeline.fanout.ports import Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
+from timeline.domain.pauses import Point
+from timeline.domain.records import UNKNOWN_REPLICATION, Header, ListKind
+from timeline.fanout.ports import Away, Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
 from timeline.fanout.worker import run_fanout
 from timeline.metrics import DELIVERIES, PUSHES, TRIMS
 
@@ -50,11 +54,23 @@ async def push(cache: Cache, *entries: Entry, to: int = READER, late: bool = Fal
     return await cache.lists.push([delivery(one, to, late=late) for one in entries])
 
 
-async def build(cache: Cache, *times: int, kind: ListKind = HOME, user: UserId = READER, complete_from: int = 0) -> int:
-    token = await cache.lists.begin_build(kind, user)
-    assert token is not None
-    assert await cache.lists.install(kind, user, token, history(*times, complete_from=complete_from), 1234)
-    return token
+async def begun(cache: Cache, kind: ListKind = HOME, user: UserId = READER) -> Building:
+    building = await cache.lists.begin_build(kind, user)
+    assert building is not None
+    return building
+
+
+def another(building: Building) -> Building:
+    """Another builder's."""
+    return replace(building, token=building.token ^ 2)
+
+
+async def build(
+    cache: Cache, *times: int, kind: ListKind = HOME, user: UserId = READER, complete_from: int = 0
+) -> Building:
+    building = await begun(cache, kind, user)
+    assert await cache.lists.install(kind, user, building, history(*times, complete_from=complete_from), 1234)
+    return building
 
 
 async def seen(cache: Cache, newest: int | None = None, kind: ListKind = HOME, user: UserId = READER) -> ListView:
@@ -178,9 +194,9 @@ async def test_nobody_builds_a_list_that_is_there(cache: Cache) -> None:
 
 
 async def test_an_install_puts_history_before_what_arrived_meanwhile(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, entry(5), entry(4))
-    assert await cache.lists.install(HOME, READER, token, history(1, 2, 3, complete_from=9), 1234)
+    assert await cache.lists.install(HOME, READER, building, history(1, 2, 3, complete_from=9), 1234)
     view = await seen(cache)
     assert times(view) == [1, 2, 3, 5, 4]
     header = view.header
@@ -202,30 +218,30 @@ async def test_a_history_of_800_is_installed_in_order(cache: Cache) -> None:
 
 
 async def test_an_install_under_another_token_changes_nothing(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
-    assert not await cache.lists.install(HOME, READER, token ^ 2, history(1), 1)
+    building = await begun(cache)
+    assert not await cache.lists.install(HOME, READER, another(building), history(1), 1)
     assert (await seen(cache)).header.building
-    assert await cache.lists.install(HOME, READER, token, history(1), 1)
-    assert not await cache.lists.install(HOME, READER, token, history(2), 1)
+    assert await cache.lists.install(HOME, READER, building, history(1), 1)
+    assert not await cache.lists.install(HOME, READER, building, history(2), 1)
     assert times(await seen(cache)) == [1]
 
 
 async def test_a_builder_that_died_leaves_nothing(opened: OpenCache) -> None:
     cache = await opened(building_seconds=1)
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, entry(5))
 
     async def gone() -> bool:
         return await cache.lists.read(HOME, READER, None) is None
 
     await eventually(gone)
-    assert not await cache.lists.install(HOME, READER, token, history(1), 1)
+    assert not await cache.lists.install(HOME, READER, building, history(1), 1)
     assert await cache.lists.read(HOME, READER, None) is None
 
 
 async def test_a_builder_that_is_slow_does_not_install_over_its_successor(opened: OpenCache) -> None:
     cache = await opened()
-    slow = await cache.lists.begin_build(HOME, READER)
+    slow = await begun(cache)
     await cache.lists.abandon(HOME, READER, slow)
     await build(cache, 9)
     assert not await cache.lists.install(HOME, READER, slow, history(1), 1)
@@ -233,11 +249,11 @@ async def test_a_builder_that_is_slow_does_not_install_over_its_successor(opened
 
 
 async def test_an_abandoned_list_is_removed_only_while_it_is_built_under_that_token(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
-    await cache.lists.abandon(HOME, READER, token ^ 2)
+    building = await begun(cache)
+    await cache.lists.abandon(HOME, READER, another(building))
     assert (await seen(cache)).header.building
-    await cache.lists.install(HOME, READER, token, history(1), 1)
-    await cache.lists.abandon(HOME, READER, token)
+    await cache.lists.install(HOME, READER, building, history(1), 1)
+    await cache.lists.abandon(HOME, READER, building)
     assert times(await seen(cache)) == [1]
 
 
@@ -251,22 +267,22 @@ async def test_a_late_push_is_noted_by_its_arrival_number(cache: Cache) -> None:
 
 
 async def test_a_late_push_during_building_is_mapped_to_its_arrival_number_after_it(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, entry(50 * SECOND))
     await push(cache, entry(49 * SECOND), late=True)
     await push(cache, entry(51 * SECOND))
-    await cache.lists.install(HOME, READER, token, history(1, 2, 52 * SECOND), 1)
+    await cache.lists.install(HOME, READER, building, history(1, 2, 52 * SECOND), 1)
     view = await seen(cache)
     assert view.header.late == 5
     assert to_list(view.entries)[5 - view.first_arrival] == entry(49 * SECOND)
 
 
 async def test_a_tail_after_a_slow_build_promises_nothing_that_it_lacks(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     arrived = [entry(at * SECOND) for at in range(100, 105)]
     await push(cache, *arrived)
     pulled_late = 130 * SECOND  # minted 30 s after the first arrival, pulled, and not yet pushed
-    await cache.lists.install(HOME, READER, token, history(1, 2, pulled_late), 1)
+    await cache.lists.install(HOME, READER, building, history(1, 2, pulled_late), 1)
     for newest in range(1, 8):
         view = await seen(cache, newest)
         line = sure_line(view, APART_MS)
@@ -278,13 +294,259 @@ async def test_a_tail_after_a_slow_build_promises_nothing_that_it_lacks(cache: C
 async def test_a_build_leaves_its_tails_sure_unless_history_is_further_ahead_than_w_and_the_clocks_allow(
     cache: Cache, too_far_ms: int, late: int
 ) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, entry(100 * SECOND))
     newest = 100 * SECOND + APART_MS + too_far_ms
-    await cache.lists.install(HOME, READER, token, history(1, 2, newest), 1)
+    await cache.lists.install(HOME, READER, building, history(1, 2, newest), 1)
     assert (await seen(cache)).header.late == late
     line = sure_line(await seen(cache, 1), APART_MS)
     assert line > entry(newest).tweet_id
+
+
+async def again(cache: Cache, view: ListView, *times: int, complete_from: int = 0, built_ms: int = 99) -> bool:
+    return await cache.lists.reinstall(HOME, READER, view, history(*times, complete_from=complete_from), built_ms)
+
+
+async def test_a_list_built_again_is_its_history_and_what_arrived_since_it_was_seen(cache: Cache) -> None:
+    await build(cache, 1, 2, complete_from=1)
+    await push(cache, entry(5))
+    before = await seen(cache, 2)
+    await push(cache, entry(8), entry(7))
+    assert await again(cache, before, 1, 3, 5, complete_from=9)
+    view = await seen(cache)
+    assert times(view) == [1, 3, 5, 8, 7]
+    header = view.header
+    assert (header.floor, header.base, header.late, header.built_ms, header.token) == (9, 0, 0, 99, 0)
+    assert header.epoch != before.header.epoch
+    assert view.is_at_home
+    assert not await again(cache, before, 4)  # of an epoch that is over
+    assert times(await seen(cache)) == [1, 3, 5, 8, 7]
+
+
+async def test_nothing_that_arrived_is_nothing_kept_and_a_list_stays(cache: Cache) -> None:
+    await build(cache, 1)
+    assert await again(cache, await seen(cache, 1), 2)
+    assert times(await seen(cache)) == [2]
+    assert await again(cache, await seen(cache, 1))
+    view = await seen(cache)
+    assert (times(view), view.first_arrival) == ([], 1)
+
+
+async def test_a_list_that_is_gone_is_not_built_again(cache: Cache) -> None:
+    await build(cache, 1)
+    view = await seen(cache)
+    await cache.plane.execute(raw(cache), b"DEL", raw(cache))
+    assert not await again(cache, view, 1)
+    assert await cache.lists.read(HOME, READER, None) is None
+    building = await begun(cache)
+    half = await seen(cache)
+    assert not await again(cache, half, 1)
+    await cache.lists.install(HOME, READER, building, history(3), 1)
+    assert not await again(cache, half, 1)  # its arrivals have other numbers now
+    assert times(await seen(cache)) == [3]
+
+
+async def test_a_list_is_not_built_again_for_a_primary_that_is_unknown(cache: Cache) -> None:
+    await build(cache, 1)
+    assert not await again(cache, replace(await seen(cache), primary=UNKNOWN_REPLICATION), 2)
+    assert times(await seen(cache)) == [1]
+
+
+async def test_a_list_built_again_trusts_the_primary_that_was_seen_and_no_later_one(cache: Cache) -> None:
+    await build(cache, 1)
+    earlier = replace(await seen(cache), primary=b"an earlier primary..")
+    assert await again(cache, earlier, 1)
+    view = await seen(cache)
+    assert view.header.replication == earlier.primary
+    assert not view.is_at_home
+
+
+async def test_what_was_cut_since_a_list_was_seen_is_below_the_new_floor(opened: OpenCache) -> None:
+    cache = await opened(timeline_entries_max=3, timeline_slack=1)
+    await build(cache, 1)
+    await push(cache, entry(2))
+    view = await seen(cache)
+    await push(cache, entry(3), entry(6), entry(5))  # 1 and 2 go: both were seen
+    assert (await seen(cache)).header.base == 2
+    assert await again(cache, view, 1, 2)
+    assert (times(await seen(cache)), (await seen(cache)).header.floor) == ([1, 2, 3, 6, 5], 0)
+    view = await seen(cache)
+    for at in (9, 7, 10, 11, 12, 13):
+        await push(cache, entry(at))  # 9 goes, and was not seen
+    now = await seen(cache)
+    assert now.header.base > view.last_arrival
+    assert await again(cache, view, 1, 2, 3, 6)
+    assert (await seen(cache)).header.floor == now.header.floor == entry(9).tweet_id + 1
+    assert times(await seen(cache)) == [1, 2, 3, 6, *times(now)][-3 - len(times(now)) :]
+
+
+async def test_a_late_arrival_is_known_by_its_number_and_time_after_a_list_was_built_again(cache: Cache) -> None:
+    await build(cache, 1, 2)
+    await push(cache, entry(3), late=True)
+    view = await seen(cache)
+    first_late_ms = view.header.late_ms
+    assert await again(cache, view, 1, 2, 3)
+    assert ((await seen(cache)).header.late, (await seen(cache)).header.late_ms) == (0, first_late_ms)
+    view = await seen(cache)
+    await push(cache, entry(6))
+    await push(cache, entry(5), late=True)
+    await push(cache, entry(7))
+    assert await again(cache, view, 1, 2, 3, 4)
+    after = await seen(cache)
+    assert times(after) == [1, 2, 3, 4, 6, 5, 7]
+    assert after.header.late == 6
+    assert after.header.late_ms >= first_late_ms
+
+
+@pytest.mark.parametrize(("too_far_ms", "late"), [(0, 0), (1, 4)])
+async def test_building_again_leaves_tails_sure_unless_history_is_further_ahead_than_w_and_the_clocks_allow(
+    cache: Cache, too_far_ms: int, late: int
+) -> None:
+    await build(cache, 1)
+    view = await seen(cache)
+    await push(cache, entry(100 * SECOND))
+    newest = 100 * SECOND + APART_MS + too_far_ms
+    assert await again(cache, view, 1, 2, newest)
+    assert (await seen(cache)).header.late == late
+    assert sure_line(await seen(cache, 1), APART_MS) > entry(newest).tweet_id
+
+
+async def test_whoever_pushes_while_a_list_is_built_again_and_again_is_in_it_once(opened: OpenCache) -> None:
+    cache = await opened(timeline_entries_max=500)
+    await build(cache)
+    stored: list[int] = []
+    acknowledged: list[int] = []
+
+    async def pusher() -> None:
+        for at in range(1, 301):
+            stored.append(at)
+            await push(cache, entry(at), late=at % 9 == 0)
+            acknowledged.append(at)
+
+    async def builder() -> None:
+        while len(stored) < 300:
+            view = await seen(cache, 1)
+            pulled = list(stored)
+            for _ in range(3):
+                await cache.ping()  # some arrive meanwhile
+            assert await again(cache, view, *pulled)
+            by_now = list(acknowledged)
+            assert set(by_now) <= set(times(await seen(cache)))
+
+    await asyncio.gather(pusher(), builder())
+    assert set(times(await seen(cache))) == set(range(1, 301))
+
+
+async def test_many_lists_are_read_at_once_as_one_by_one(cache: Cache) -> None:
+    users = [UserId(user) for user in range(1, 301)]
+    for user in users[:200]:
+        await build(cache, *range(1, user % 7 + 1), kind=PROFILE, user=user)
+    await begun(cache, PROFILE, users[250])
+    for newest in (1, 3, None):
+        found = await cache.lists.read_many(PROFILE, np.array(users, np.int64), newest)
+        assert sorted(found) == users[:200]
+        for user in users[:200]:
+            alone = await seen(cache, newest, PROFILE, user)
+            many = found[user]
+            assert (many.header, many.first_arrival, many.whole) == (alone.header, alone.first_arrival, alone.whole)
+            assert (many.primary, many.slot) == (alone.primary, slot_of(raw(cache, PROFILE, user)))
+            assert times(many) == times(alone)
+            assert many.is_at_home
+    assert await cache.lists.read_many(PROFILE, np.empty(0, np.int64), 3) == {}
+
+
+async def test_many_lists_are_read_in_one_write_a_node(
+    cache: Cache, redis_nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    for node in cache.plane.topology.primaries:
+        connection = node._connection
+        assert connection is not None
+
+        def counted(calls: list[Call], node: Node = node, send: Callable[..., None] = connection.send) -> None:
+            written.extend([str(node)] * any(b"INFO" not in call.data for call in calls))  # a check may come
+            send(calls)
+
+        monkeypatch.setattr(connection, "send", counted)
+    await cache.lists.read_many(PROFILE, np.arange(1, 301), 20)
+    assert sorted(written) == sorted(redis_nodes.addresses)
+
+
+async def test_lists_on_a_node_that_is_away_are_left_out_of_many(opened: OpenCache, redis_nodes: Nodes) -> None:
+    cache = await opened(redis_timeout_ms=300)
+    users = [UserId(user) for user in range(1, 31)]
+    for user in users:
+        await build(cache, 1, user=user)
+    server = redis_nodes.addresses[2]
+    there = [user for user in users if redis_nodes.owner(slot_of(raw(cache, user=user))) == server]
+    assert 0 < len(there) < len(users)
+    with hanging(redis_nodes, server):
+        for _ in range(3):  # at first it does not answer in time, then it is known to be down
+            found = await cache.lists.read_many(HOME, np.array(users, np.int64), 10)
+            assert sorted(found) == [user for user in users if user not in there]
+
+
+async def test_reading_many_renews_and_removes_as_reading_one_does(opened: OpenCache) -> None:
+    cache = await opened(timeline_seconds=100)
+    users = np.arange(1, 21)
+    for user in users.tolist():
+        await build(cache, 1, user=UserId(user))
+        await cache.plane.execute(raw(cache, user=user), b"PEXPIRE", raw(cache, user=user), 50_000)
+    foreign = raw(cache, user=UserId(99))
+    await cache.plane.execute(foreign, b"RPUSH", foreign, b"what")
+
+    async def expiries() -> list[int]:
+        return [await cache.plane.execute(raw(cache, user=user), b"PTTL", raw(cache, user=user)) for user in users]
+
+    await cache.lists.read_many(HOME, users, 1, renew=False)
+    await cache.lists.read(HOME, UserId(1), 1, renew=False)
+    assert max(await expiries()) <= 50_000
+    assert len(await cache.lists.read_many(HOME, np.append(users, 99), 1)) == 20
+    assert min(await expiries()) > 99_000
+    assert await cache.plane.execute(foreign, b"EXISTS", foreign) == 0
+
+
+async def test_a_late_push_is_noted_with_its_time_by_the_nodes_clock(cache: Cache) -> None:
+    await build(cache, 1)
+    assert (await seen(cache)).header.late_ms == 0
+    before = now_ms()
+    await push(cache, entry(3), late=True)
+    first = (await seen(cache)).header.late_ms
+    assert before <= first <= now_ms()  # of this machine
+
+    async def later() -> bool:
+        await push(cache, entry(4), late=True)
+        return (await seen(cache)).header.late_ms > first
+
+    await eventually(later)
+
+
+async def test_the_time_of_a_late_push_during_building_is_kept(cache: Cache) -> None:
+    building = await begun(cache)
+    await push(cache, entry(50 * SECOND), late=True)
+    noted = (await seen(cache)).header.late_ms
+    await cache.lists.install(HOME, READER, building, history(1), 1)
+    assert (await seen(cache)).header.late_ms == noted > 0
+
+
+async def test_a_list_that_changed_while_it_was_to_be_cut_is_cut_as_it_is_then(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=2, timeline_slack=1)
+    await build(cache, 1, 2)
+    held: list[tuple[Point, int]] = []
+
+    async def hold(point: Point, number: int) -> None:
+        held.append((point, number))
+        if len(held) == 1:
+            await cache.lists.push([delivery(entry(5), READER, late=True)])  # changes the header
+
+    monkeypatch.setattr(pauses, "hold", hold)
+    await push(cache, entry(3), entry(4))
+    assert set(held) == {(Point.trim, READER)}
+    view = await seen(cache)
+    assert (times(view), view.header.late) == ([4, 5], 5)
+    assert view.header.floor == entry(3).tweet_id + 1
 
 
 async def test_a_list_a_quarter_over_is_cut_and_says_so_exactly(opened: OpenCache) -> None:
@@ -353,9 +615,9 @@ async def test_many_who_push_at_once_cut_without_losing_what_the_header_promises
 
 async def test_a_list_that_is_being_built_is_not_cut(opened: OpenCache) -> None:
     cache = await opened(timeline_entries_max=2, timeline_slack=1)
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, *[entry(at) for at in range(10, 20)])
-    await cache.lists.install(HOME, READER, token, history(1), 1)
+    await cache.lists.install(HOME, READER, building, history(1), 1)
     assert times(await seen(cache)) == [1, *range(10, 20)]
 
 
@@ -409,17 +671,6 @@ async def test_a_late_push_leaves_a_foreign_list_alone(cache: Cache) -> None:
     assert await cache.plane.execute(key, b"LLEN", key) == 1
 
 
-async def test_drop_removes_the_epoch_that_was_seen_and_no_other(cache: Cache) -> None:
-    await build(cache, 1)
-    old = (await seen(cache)).header
-    await cache.lists.drop(HOME, READER, old)
-    assert await cache.lists.read(HOME, READER, None) is None
-    await build(cache, 2)
-    await cache.lists.drop(HOME, READER, old)
-    assert times(await seen(cache)) == [2]
-    assert (await seen(cache)).header.epoch != old.epoch
-
-
 async def test_reading_renews_the_expiry_and_pushing_does_not(opened: OpenCache) -> None:
     cache = await opened(timeline_seconds=100)
     key = raw(cache)
@@ -440,9 +691,9 @@ async def test_reading_does_not_keep_a_list_that_is_being_built(opened: OpenCach
 
 
 async def test_an_install_without_history_keeps_what_arrived(cache: Cache) -> None:
-    token = await cache.lists.begin_build(HOME, READER)
+    building = await begun(cache)
     await push(cache, entry(5))
-    assert await cache.lists.install(HOME, READER, token, Stretch(NO_ENTRIES, 0), 1)
+    assert await cache.lists.install(HOME, READER, building, Stretch(NO_ENTRIES, 0), 1)
     assert times(await seen(cache)) == [5]
 
 
@@ -512,6 +763,31 @@ class OneBatch:
     async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         yield self._page
 
+    async def count(self, author: UserId, at_most: int) -> int:
+        raise AssertionError("nobody is pulled")
+
+
+class NoClasses:
+    """fanout's Classes: everybody is pushed, and a hole cannot be recorded."""
+
+    def may_skip(self, authors: Sequence[UserId]) -> set[UserId]:
+        return set()
+
+    def stands(self, author: UserId) -> bool:
+        return False
+
+    async def begin_pull(self, author: UserId) -> None:
+        raise AssertionError("nobody has so many followers")
+
+    async def end_pull(self, author: UserId) -> None:
+        raise AssertionError("nobody is pulled")
+
+    async def record_hole(self, away: Away) -> bool:
+        return False
+
+    async def end_hole(self, node: str) -> None:
+        return
+
 
 class Counted:
     """fanout's Pushes, and how often it was asked."""
@@ -519,7 +795,8 @@ class Counted:
     def __init__(self, cache: Cache) -> None:
         self._lists = cache.lists
         self.tries = 0
-        self.push_profiles = cache.lists.push_profiles
+        self.push_profiles, self.away = cache.lists.push_profiles, cache.lists.away
+        self.slots_of = cache.lists.slots_of
 
     async def push(self, deliveries: Sequence[Delivery]) -> int:
         self.tries += 1
@@ -549,7 +826,10 @@ async def test_while_a_node_is_away_lists_on_the_others_get_what_is_repeated_for
     one = Entry(first_id_at(now_ms() - age_ms), author)
     work, pushes, stopping = OneBatch(one, users), Counted(cache), asyncio.Event()
     with away(redis_nodes, server):
-        running = asyncio.create_task(run_fanout(work, work, pushes, cache.lists._limits, stopping))
+        limits = cache.lists._limits
+        running = asyncio.create_task(
+            run_fanout(work, work, pushes, NoClasses(), limits, stopping, push_followers_max=1_000)
+        )
 
         async def tried_often() -> bool:
             return pushes.tries >= 20

@@ -104,7 +104,7 @@ async def test_both_clients_speak_tls_and_refuse_a_certificate_that_nobody_vouch
         }
         async with open_cache(base.model_copy(update=changes)) as cache:
             states = {TweetId(tweet): State(tweet, False, False) for tweet in range(200)}
-            await cache.contents.put_states(states)
+            await cache.contents.put_states(states, cache.contents.moment())
             assert await cache.contents.states(list(states)) == states
             await cache.ping()
         with pytest.raises(Unavailable, match=r"(?i)certificate"):

@@ -13,6 +13,7 @@ from timeline.domain.model import User
 from timeline.store import Store
 from timeline.store.bulk import Bulk
 from timeline.store.followers import Followers
+from timeline.store.session import Cql, Params, Row, Session
 from timeline.store.users import Users
 
 AT = 1_790_000_000_000_000
@@ -83,3 +84,33 @@ async def test_loaded_users_can_be_found_and_changed(store: Store, users: Iterat
         await store.bulk.load_users(made)
     assert await store.users.get_many([user.id for user in made]) == {user.id: user for user in made}
     assert await store.users.by_handle(made[7].handle.upper()) == made[7]
+
+
+async def test_followers_are_counted_shard_by_shard_and_no_further_than_asked(
+    store: Store, users: Iterator[UserId]
+) -> None:
+    star, nobody = next(users), next(users)
+    small = Limits(follower_shard_size=30)
+    fans = np.arange(9_000_000, 9_000_100, dtype=np.int64)
+    await Bulk(store.session, small).load_follows(fans, np.full(len(fans), star), AT)
+    counted = Counting(store.session)
+    followers = Followers(counted, small)  # type: ignore[arg-type]
+    assert (await followers.count(star, 1000), await followers.count(nobody, 1000)) == (100, 0)
+    counted.shards.clear()
+    assert await followers.count(star, 45) == 45
+    assert counted.shards == [0, 1]
+    assert [await followers.count(star, most) for most in (1, 30, 99, 100, 101)] == [1, 30, 99, 100, 100]
+
+
+class Counting:
+    """A session that notes which shards are counted."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self.shards = session, list[int]()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._session, name)
+
+    async def one(self, cql: Cql, params: Params) -> Row | None:
+        self.shards.append(params[1])
+        return await self._session.one(cql, params)

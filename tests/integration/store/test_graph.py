@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
@@ -70,14 +71,24 @@ async def test_a_follow_stands_and_an_unfollow_ends_it(store: Store, users: Iter
     assert await mirrored(store, two) == set()
 
 
-async def test_since_is_of_the_follow_that_stands(store: Store, users: Iterator[UserId]) -> None:
+async def since(store: Store, follower: UserId) -> int:
+    """Of the one follow of this user."""
+    [at] = (await store.graph.reader(follower)).since_ms.tolist()
+    return int(at)
+
+
+async def test_since_is_when_the_store_decided_whatever_the_caller_says(store: Store, users: Iterator[UserId]) -> None:
+    """A caller may have looked at its clock, and stood still for an hour before it asked."""
     one, two = next(users), next(users)
-    await store.graph.follow(one, two, AT)
-    await store.graph.follow(one, two, AT + 5_000_000)
-    assert (await store.graph.reader(one)).since_ms.tolist() == [AT // 1000]
-    await store.graph.unfollow(one, two, AT + 6_000_000)
-    await store.graph.follow(one, two, AT + 7_000_000)
-    assert (await store.graph.reader(one)).since_ms.tolist() == [AT // 1000 + 7_000]
+    for at_us in (AT, time.time_ns() // 1000 - 3_600_000_000):
+        before = time.time_ns() // 1_000_000
+        await store.graph.follow(one, two, at_us)
+        after = time.time_ns() // 1_000_000
+        decided = await since(store, one)
+        assert before <= decided <= after
+        await store.graph.follow(one, two, at_us + 5_000_000)
+        assert await since(store, one) == decided, "of the follow that stands"
+        await store.graph.unfollow(one, two, at_us + 6_000_000)
 
 
 async def test_the_last_decision_holds_whatever_the_clocks_say(store: Store, users: Iterator[UserId]) -> None:
@@ -238,7 +249,7 @@ async def test_a_reader_is_what_stands_around_them(store: Store, users: Iterator
         await store.session.run(_RELATE, (me, kind, target, AT // 1000, version, ended))
     reader = await store.graph.reader(me)
     assert reader.followees.tolist() == [others[0], others[1], others[3], others[4]]
-    assert reader.since_ms.tolist() == [AT // 1000 + late for late in (4, 3, 1, 0)]
+    assert reader.since_ms.tolist() == sorted(reader.since_ms.tolist(), reverse=True), "side by side with followees"
     assert (reader.blocked.tolist(), reader.blocked_by.tolist(), reader.muted.tolist()) == (
         [others[5]],
         [others[6]],

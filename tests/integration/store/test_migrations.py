@@ -148,6 +148,19 @@ async def test_a_store_whose_schema_is_missing_or_older_says_what_to_do(empty: S
             pass
 
 
+def test_who_is_pulled_stands_in_partitions_that_can_be_named(empty: Settings) -> None:
+    """The seventh file may be run again by a runner that died."""
+    migrations.apply(empty)
+    again = [
+        replace(file, version=9_000, name="9000_again.cql") for file in migrations.migrations() if file.version == 7
+    ]
+    assert migrations.apply(empty, files=[*migrations.migrations(), *again]) == ["9000_again.cql"]
+    with driver(empty) as session:
+        table = session.cluster.metadata.keyspaces[empty.cassandra_keyspace].tables["pull_authors"]
+        assert [column.name for column in table.primary_key] == ["shard", "user_id", "since"]
+        assert [column.name for column in table.partition_key] == ["shard"]
+
+
 async def test_a_newer_schema_does_no_harm(empty: Settings) -> None:
     newer = Migration(9_999, "9999_newer.cql", "CREATE TABLE IF NOT EXISTS newer (a int PRIMARY KEY);")
     migrations.apply(empty, files=[*migrations.migrations(), newer])

@@ -1,0 +1,257 @@
+"""Fan-out on engines that are made up: events, followers, Redis as far as fan-out sees it, and the notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.unit.fake_clock import until
+from timeline.domain.entries import Entry, UserIds
+from timeline.domain.events import TweetCreated
+from timeline.domain.ids import TweetId, UserId, first_id_at
+from timeline.domain.limits import Limits
+from timeline.domain.notices import SLOTS
+from timeline.fanout.ports import Away, Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
+from timeline.fanout.worker import Fanout, run_fanout
+
+NOW_MS = 1_780_000_000_000
+LIMITS = Limits(retry_pause_max_ms=1, fanout_appends_per_push=10, drain_seconds=1)
+
+
+def event(number: int, author: int, at_ms: int = NOW_MS) -> TweetCreated:
+    return TweetCreated(TweetId(first_id_at(at_ms) + number), UserId(author), 0)
+
+
+def page(author: int, *followers: int) -> FollowerPage:
+    return FollowerPage(UserId(author), np.array(followers, np.int64))
+
+
+class FakeEvents:
+    def __init__(self, *batches: Sequence[TweetCreated]) -> None:
+        self._waiting = [Batch(events, at) for at, events in enumerate(batches)]
+        self.taken = 0
+        self.done_tokens: list[object] = []
+
+    async def batch(self) -> Batch:
+        if not self._waiting:
+            await asyncio.Event().wait()
+        self.taken += 1
+        return self._waiting.pop(0)
+
+    async def done(self, batch: Batch) -> None:
+        self.done_tokens.append(batch.token)
+
+    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+        raise AssertionError("nothing here can be rejected")
+
+
+class FakeFollowers:
+    def __init__(self, graph: dict[int, list[int]], page_max: int = 3) -> None:
+        self.graph, self._page_max = graph, page_max
+        self.failures: list[Exception] = []
+        self.read: list[int] = []  # authors, one time for each reading
+        self.counted: list[int] = []
+
+    async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
+        """The failures come in the middle, before the last page."""
+        assert len(set(authors)) == len(authors)
+        self.read += authors
+
+        async def read() -> None:
+            if self.failures:
+                raise self.failures.pop()
+
+        found = [
+            page(author, *self.graph.get(author, [])[first : first + self._page_max])
+            for author in authors
+            for first in range(0, len(self.graph.get(author, [])), self._page_max)
+        ]
+        for number, one in enumerate(found, 1):
+            if number == len(found):
+                await patiently(read)
+            yield one
+        if not found:
+            await patiently(read)
+
+    async def count(self, author: UserId, at_most: int) -> int:
+        self.counted.append(author)
+        if self.failures:
+            raise self.failures.pop()
+        return min(len(self.graph.get(author, [])), at_most)
+
+
+class FakePushes:
+    """Redis, as far as it is seen from here: what each home list holds."""
+
+    def __init__(self) -> None:
+        self.homes: Counter[tuple[int, int]] = Counter()
+        self.own: list[tuple[Entry, bool]] = []
+        self.pushes: list[Sequence[Delivery]] = []
+        self.failures: list[Exception | None] = []  # of each push to come, from the last
+        self.unreachable: set[int] = set()  # users whose lists are on a node that is away
+        self.nodes_away: list[Away] = []
+        self.tries = 0
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def push(self, deliveries: Sequence[Delivery]) -> int:
+        await self.may_go_on.wait()
+        if self.failures and (failure := self.failures.pop()):
+            raise failure
+        self.pushes.append(deliveries)
+        return sum([self._append(delivery) for delivery in self._there(deliveries)])
+
+    async def push_profiles(self, entries: Sequence[tuple[Entry, bool]]) -> None:
+        deliveries = [Delivery(entry, np.array([entry.author_id], np.int64), late) for entry, late in entries]
+        for each in self._there(deliveries):
+            self.own.append((each.entry, each.late))
+
+    def away(self) -> Sequence[Away]:
+        return list(self.nodes_away)
+
+    def slots_of(self, users: UserIds) -> npt.NDArray[np.int64]:
+        """A user's slot is the id."""
+        return users % SLOTS
+
+    def _append(self, delivery: Delivery) -> int:
+        for follower in delivery.followers.tolist():
+            self.homes[follower, delivery.entry.tweet_id] += 1
+        return len(delivery.followers)
+
+    def _there(self, deliveries: Sequence[Delivery]) -> Iterator[Delivery]:
+        """What reaches a node that answers; at the end the rest is raised."""
+        assert deliveries, "a push of nothing"
+        self.tries += 1
+        left = []
+        for each in deliveries:
+            is_away = np.isin(each.followers, list(self.unreachable))
+            if is_away.any():
+                left.append(replace(each, followers=each.followers[is_away]))
+            if not is_away.all():
+                yield replace(each, followers=each.followers[~is_away])
+        if left:
+            raise NotAcknowledged("a node is away", left)
+
+
+class FakeClasses:
+    """The notices, known by everybody at once unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.standing: set[int] = set()
+        self.ending: set[int] = set()  # intervals that a worker began to end, and died
+        self.skippable: set[int] | None = None  # None: all that stand
+        self.may_leave_out = True
+        self.failures: list[Exception] = []  # of writes, from the last
+        self.calls: list[tuple[str, object]] = []
+        self.recorded: dict[str, Away] = {}
+
+    def may_skip(self, authors: Sequence[UserId]) -> set[UserId]:
+        return set(authors) & (self.standing if self.skippable is None else self.skippable)
+
+    def stands(self, author: UserId) -> bool:
+        return author in self.standing or author in self.ending
+
+    async def begin_pull(self, author: UserId) -> None:
+        if author not in self.standing:
+            self._write("begin", author)
+            self.standing.add(author)
+
+    async def end_pull(self, author: UserId) -> None:
+        self._write("end", author)
+        self.standing.discard(author)
+        self.ending.discard(author)
+
+    async def record_hole(self, away: Away) -> bool:
+        self._write("hole", away.node)
+        self.recorded[away.node] = away
+        return self.may_leave_out
+
+    async def end_hole(self, node: str) -> None:
+        self._write("end_hole", node)
+        self.recorded.pop(node, None)
+
+    def _write(self, name: str, what: object) -> None:
+        self.calls.append((name, what))
+        if self.failures:
+            raise self.failures.pop()
+
+
+class Running:
+    """A worker on fakes, until the batches given are done."""
+
+    def __init__(
+        self,
+        events: FakeEvents,
+        followers: FakeFollowers,
+        pushes: FakePushes,
+        limits: Limits = LIMITS,
+        *,
+        classes: FakeClasses | None = None,
+        push_followers_max: int = 1_000,
+    ) -> None:
+        self.events, self.pushes, self.now_ms = events, pushes, NOW_MS
+        self.classes = classes or FakeClasses()
+        self.stopping = asyncio.Event()
+        self.task = asyncio.create_task(
+            run_fanout(
+                events,
+                followers,
+                pushes,
+                self.classes,
+                limits,
+                self.stopping,
+                push_followers_max=push_followers_max,
+                clock_ms=lambda: self.now_ms,
+            )
+        )
+
+    async def until_done(self, batches: int) -> None:
+        await until(lambda: len(self.events.done_tokens) >= batches or self.task.done())
+        await self.stop()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        await self.task
+
+
+class Worker:
+    """A Fanout whose batches a test hands over one by one. `seconds` is its clock."""
+
+    def __init__(
+        self,
+        graph: dict[int, list[int]],
+        *,
+        limits: Limits = LIMITS,
+        push_followers_max: int = 1_000,
+        page_max: int = 3,
+    ) -> None:
+        self.events, self.followers = FakeEvents(), FakeFollowers(graph, page_max)
+        self.pushes, self.classes, self.seconds = FakePushes(), FakeClasses(), 0.0
+        self._numbers = count()
+        self._fanout = Fanout(
+            self.events,
+            self.followers,
+            self.pushes,
+            self.classes,
+            limits,
+            push_followers_max=push_followers_max,
+            clock_ms=lambda: NOW_MS,
+            clock=lambda: self.seconds,
+        )
+
+    async def deliver(self, *authors: int) -> list[int]:
+        """A tweet of each: their ids."""
+        events = [event(next(self._numbers), author) for author in authors]
+        await self._fanout.deliver(Batch(events, events[0].tweet_id))
+        assert events[0].tweet_id in self.events.done_tokens
+        return [each.tweet_id for each in events]
+
+    def holders(self, tweet_id: int) -> set[int]:
+        """Whose home has it."""
+        return {user for user, tweet in self.pushes.homes if tweet == tweet_id}
