@@ -296,12 +296,15 @@ async def explore(
     orders_max: int,
     seed: int = 0,
     only: Sequence[str] = (),
+    once: Collection[Sequence[str]] = (),
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Report:
-    """Play every order, or the first `orders_max` of them; `only`: just this one. `make` sets up a fresh play each time. Raises
-    OrderFailed."""
+    """Play every order, or the first `orders_max` of them; `only`: just this one; `once`: orders that failed once, which come first.
+    `make` sets up a fresh play each time. Raises OrderFailed."""
     shuffled, report = random.Random(seed), Report()
     waiting: list[tuple[int, float, tuple[str, ...]]] = [(0, 0.0, tuple(only))]
+    waiting += [] if only else [(-1, 0.0, tuple(order)) for order in once]
+    heapq.heapify(waiting)
     while waiting and report.orders < orders_max:
         _, _, prefix = heapq.heappop(waiting)
         trace = await _play(title, await make(), prefix, patience_seconds)

@@ -96,7 +96,7 @@ HOLES_FOUND = Counter(
     "push: a delivery is lost, or late: look at timeline_consumer_lag_messages first. "
     "follow: the same soon after a follow: fan-out served from a list of followers older than M. "
     "rebuild: history of that list is not whole: a building raced, or a trim did not raise the floor. "
-    "interval: an author's change between pushed and pulled lost something: compare pull_authors with the workers' clocks. "
+    "interval: an author's change between pushed and pulled lost something: compare pull_intervals with the workers' clocks. "
     "profile: the own list of a pulled author lacks a tweet: look for Redis errors of fan-out. "
     "late: a late delivery was not marked: look at the clocks of workers. "
     "context: a changed follow, block or mute does not hold: look for errors of that user's Redis node at the time. "

@@ -72,8 +72,10 @@ class World:
         rows: list[str] = []
         tweets: list[int] = []
         for row, author in enumerate(authors, 1):
-            is_retweet = row > 100 and by_chance.random() < 0.05
-            source = by_chance.choice(tweets[-100:]) if is_retweet else 0
+            tweets = (
+                tweets[-100:] if row != size.rows + 1 else []
+            )  # the newest rows retweet each other: what lists reach down to
+            source = by_chance.choice(tweets) if tweets and by_chance.random() < 0.05 else 0
             tweets += [] if source else [row]
             rows.append(f"{row} {row} {author} {'RT' if source else 'P'} {source} 0\n")
         (self.folder / "posts").write_text("".join(rows))

@@ -52,7 +52,7 @@ LIMITS = Limits(
     redis_timeout_ms=5_000,
     cassandra_timeout_ms=10_000,
     notices_refresh_ms=200,
-    notices_lease_ms=2_000,
+    notices_lease_ms=20_000,
     follower_cache_ms=20_000,
     fresh_follow_ms=60_000,
 )

@@ -31,7 +31,7 @@ from timeline.fanout.ports import Away, Batch, Delivery, NotAcknowledged
 from timeline.fanout.worker import Fanout
 from timeline.metrics import DEGRADED_PAGES
 from timeline.settings import Settings
-from timeline.store import Store, open_store
+from timeline.store import Store, intervals, open_store
 from timeline.store.migrations import apply
 from timeline.store.notices import StoreNoticeBoard
 from timeline.store.session import Cql, Kind
@@ -384,7 +384,7 @@ class World:
         session = self.store.session
         await session.prepare([_NO_INTERVALS, _NO_HOLES])
         for user in self.users:
-            await session.run(_NO_INTERVALS, (user % 16, user))
+            await session.run(_NO_INTERVALS, (user % intervals.SHARDS, user))
         today = time.time_ns() // 86_400_000_000_000
         for day in (today - 1, today, today + 1):
             await session.run(_NO_HOLES, (day,))
@@ -431,7 +431,7 @@ class World:
         raise AssertionError(f"a walk that does not end: {found}")
 
 
-_NO_INTERVALS = Cql("test_no_intervals", "DELETE FROM pull_authors WHERE shard = ? AND user_id = ?", Kind.write)
+_NO_INTERVALS = Cql("test_no_intervals", "DELETE FROM pull_intervals WHERE shard = ? AND user_id = ?", Kind.write)
 _NO_HOLES = Cql("test_no_holes", "DELETE FROM dirty_intervals WHERE day = ?", Kind.write)
 
 

@@ -147,6 +147,9 @@ class FakeClasses:
         self.ending: set[int] = set()  # intervals that a worker began to end, and died
         self.skippable: set[int] | None = None  # None: all that stand
         self.may_leave_out = True
+        self.unsettled: list[Exception] = []  # why it cannot yet say who may be skipped, from the last
+        self.skippable_when_settled: set[int] | None = None  # None: as before
+        self.used: bool | None = None  # what the last hole's end said
         self.failures: list[Exception] = []  # of writes, from the last
         self.calls: list[tuple[str, object]] = []
         self.recorded: dict[str, Away] = {}
@@ -172,7 +175,14 @@ class FakeClasses:
         self.recorded[away.node] = away
         return self.may_leave_out
 
-    async def end_hole(self, node: str) -> None:
+    async def settled(self) -> None:
+        if self.unsettled:
+            raise self.unsettled.pop()
+        if self.skippable_when_settled is not None:
+            self.skippable = self.skippable_when_settled
+
+    async def end_hole(self, node: str, *, used: bool = True) -> None:
+        self.used = used
         self._write("end_hole", node)
         self.recorded.pop(node, None)
 

@@ -231,8 +231,8 @@ def test_what_a_list_lacks_that_the_next_read_replaces_is_no_hole() -> None:
         (view([], on=bytes(20)), notices(), Distrust.unknown),
         (replace(view([]), primary=bytes(20)), notices(), Distrust.unknown),
         (view([]), notices(dirty_until_ms=BUILT), Distrust.hole),
-        (view([]), notices(dirty_until_ms=BUILT - LIMITS.notices_margin_ms), Distrust.hole),
-        (view([]), notices(dirty_until_ms=BUILT - LIMITS.notices_margin_ms - 1), None),
+        (view([]), notices(dirty_until_ms=BUILT - LIMITS.clock_skew_ms), Distrust.hole),
+        (view([]), notices(dirty_until_ms=BUILT - LIMITS.clock_skew_ms - 1), None),
         (view([], built_ms=NOW - LIMITS.timeline_built_seconds_max * 1000 - 1), notices(), Distrust.old),
     ],
 )

@@ -130,6 +130,16 @@ async def test_an_end_that_may_not_be_written_is_repeated_with_every_tweet_and_t
     assert made.classes.calls == [("end", 1)] * 3
 
 
+async def test_a_worker_waits_for_its_notices_before_it_pushes_for_one_who_may_be_pulled() -> None:
+    """One that has just begun, or whose store was away: it would push to all what readers pull."""
+    made = worker({1: MANY, 2: FEW[:3]})
+    made.classes.standing, made.classes.skippable = {1}, set()
+    made.classes.unsettled = [Unavailable("too old to be believed")]
+    made.classes.skippable_when_settled = {1}
+    theirs, ours = await made.deliver(1, 2)
+    assert (made.holders(theirs), made.holders(ours)) == (set(), set(FEW[:3]))
+
+
 async def test_an_end_that_may_not_be_written_is_repeated_even_if_followers_have_come_back() -> None:
     made = worker({1: FEW[:3]})
     made.classes.standing = {1}

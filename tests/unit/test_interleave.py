@@ -216,6 +216,20 @@ async def test_a_failing_order_is_named_and_plays_again() -> None:
     await explore("words", make, orders_max=1, only=["two@start", "two@next", "one@start", "one@next"])
 
 
+async def test_an_order_that_failed_once_is_played_first() -> None:
+    logs: list[list[str]] = []
+
+    async def make() -> Play:
+        logs.append([])
+        return Play({"one": says(logs[-1], "a", "b"), "two": says(logs[-1], "x", "y")}, nothing, EVERY)
+
+    once = ["one@start", "two@start", "one@next", "two@next"]
+    report = await explore("words", make, orders_max=3, once=[once])
+    assert ["".join(log) for log in logs[:1]] == ["axby"]
+    assert sorted("".join(log) for log in logs[1:]) == ["abxy", "xyab"]
+    assert (report.orders, report.strayed) == (3, 0)
+
+
 async def test_what_an_actor_raises_fails_the_order() -> None:
     async def fails() -> None:
         await step("there")

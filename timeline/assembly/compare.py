@@ -161,7 +161,7 @@ def distrust(view: ListView, notices: Notices, limits: Limits, now_ms: int) -> D
     if header.replication != view.primary:
         return Distrust.primary
     dirty_until_ms = int(notices.dirty_until_ms[view.slot])
-    if dirty_until_ms and header.built_ms <= dirty_until_ms + limits.notices_margin_ms:
+    if dirty_until_ms and header.built_ms <= dirty_until_ms + limits.clock_skew_ms:
         return Distrust.hole
     return Distrust.old if now_ms - header.built_ms > limits.timeline_built_seconds_max * 1000 else None
 

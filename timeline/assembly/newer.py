@@ -21,8 +21,7 @@ from timeline.domain.cursors import Cursor
 from timeline.domain.entries import Entries, Rise, Stretch, concatenated, newest_first
 from timeline.domain.ids import ID_MAX, first_id_at
 from timeline.domain.limits import Limits
-from timeline.domain.model import Reader
-from timeline.domain.notices import Notices
+from timeline.domain.model import Reader, contains_each
 
 
 @dataclass(slots=True)
@@ -137,7 +136,7 @@ class Newer:
         new = new[~np.isin(authors, walk.pulled.authors) & ~np.isin(new["tweet"], np.array(cursor.ids, np.uint64))]
         # of what lies below the floor it cannot be told whether it stood here before it was trimmed: late, or redelivered. Nor of late
         # tweets of somebody who was pulled at another time, whether they were seen then
-        once_pulled = np.isin(new["author"].astype(np.int64), walk.notices.pulled)
+        once_pulled = contains_each(walk.notices.pulled, new["author"].astype(np.int64))
         told = (new["tweet"] >= view.header.floor) & ~(once_pulled & (new["tweet"] <= self._horizon(cursor)))
         return new[told], bool(told.all())
 
@@ -158,8 +157,9 @@ class Newer:
             return False
         return (
             not cursor.at_ms
-            or walk.pulled.late_ms >= cursor.at_ms - self._limits.clock_skew_ms
-            or _newly_pulled(walk.pulled, walk.notices, cursor.at_ms - self._limits.notices_margin_ms)
+            or not walk.pulled.told_since(cursor.at_ms)
+            # somebody is pulled who may not have been when the cursor was made
+            or len(walk.notices.began_since(walk.pulled.authors, cursor.at_ms - self._limits.notices_margin_ms)) > 0
         )
 
     def _horizon(self, cursor: Cursor) -> int:
@@ -227,12 +227,6 @@ def _came_below(view: ListView, cursor: Cursor) -> bool:
     arrivals = np.arange(view.first_arrival, view.first_arrival + len(view.entries))
     ids = view.entries["tweet"].astype(np.uint64)
     return cursor.until + 1 < view.first_arrival or bool(((arrivals > cursor.until) & (ids <= cursor.boundary)).any())
-
-
-def _newly_pulled(pulled: Pulled, notices: Notices, since_ms: int) -> bool:
-    """Whether somebody is pulled who may not have been when the cursor was made."""
-    recent = notices.pulled[notices.since_ms >= since_ms]
-    return bool(np.isin(recent, pulled.authors).any())
 
 
 def _top(entries: Entries, boundary: int) -> int:

@@ -17,7 +17,7 @@ from timeline.assembly.skeleton import Walk
 from timeline.domain import rules
 from timeline.domain.entries import RETWEET_BIT, Entries, Entry, Stretch, to_list
 from timeline.domain.errors import Unavailable
-from timeline.domain.ids import TweetId, UserId
+from timeline.domain.ids import TweetId, UserId, first_id_at, time_ms
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader
 from timeline.domain.records import ListKind, Post
@@ -182,6 +182,9 @@ class Pages:
         for entry in chunk:
             if entry.retweet_of is not None:
                 start = rules.window_start(entry.tweet_id, self._limits.retweet_window_ms)
+                # none is older than what it retweets, clocks aside: of a young tweet the list has them all
+                source = first_id_at(time_ms(entry.retweet_of) - self._limits.clock_skew_ms)
+                start = max(start, source)
                 starts[entry.retweet_of] = min(start, starts.get(entry.retweet_of, start))
         if not starts:
             return Places({})

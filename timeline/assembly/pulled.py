@@ -13,7 +13,7 @@ import numpy as np
 from timeline.assembly.ports import History, ListCache, ListView
 from timeline.assembly.rebuild import Rebuilder
 from timeline.assembly.sure import between, sure_line
-from timeline.assembly.trust import distrust
+from timeline.assembly.trust import distrust, is_aged
 from timeline.assembly.whose import Whose
 from timeline.domain.entries import NO_ENTRIES, Entries, Rise, Stretch, UserIds, concatenated, merge, newest_first
 from timeline.domain.errors import Unavailable
@@ -51,10 +51,12 @@ class Pulled:
     def __len__(self) -> int:
         return len(self.authors)
 
-    @property
-    def late_ms(self) -> int:
-        """When something last came late to one of their lists, as far as these were read (0: never)."""
-        return max((view.header.late_ms for view in (self._views or {}).values()), default=0)
+    def told_since(self, at_ms: int) -> bool:
+        """Whether their lists, as far as these were read, would say if something had come late since then: nothing has, and none was
+        built since. What came late before a list was built is in it like all else."""
+        apart_ms = self._limits.clock_skew_ms  # late_ms is by the clock of a node
+        headers = [view.header for view in (self._views or {}).values()]
+        return all(header.built_ms <= at_ms and header.late_ms < at_ms - apart_ms for header in headers)
 
     async def below(self, boundary: int) -> Stretch:
         """Their newest entries below `boundary`, complete down to where the first of them may have more."""
@@ -132,7 +134,9 @@ class Pulled:
         """Those that are there and may be trusted. Of others, new ones are made beside: many readers pull the same authors."""
         found = await self._lists.read_many(ListKind.profile, authors, newest)
         trusted = {
-            author: view for author, view in found.items() if distrust(view, self._notices, self._limits) is None
+            author: view
+            for author, view in found.items()
+            if distrust(view, self._notices, self._limits) is None and not is_aged(view, self._as_of_ms, self._limits)
         }
         for author in authors.tolist():
             if author not in trusted:

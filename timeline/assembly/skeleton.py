@@ -18,7 +18,7 @@ from timeline.domain.errors import Unavailable
 from timeline.domain.ids import ID_MAX
 from timeline.domain.limits import Limits
 from timeline.domain.notices import Notices
-from timeline.domain.records import UNKNOWN_REPLICATION, ListKind
+from timeline.domain.records import UNKNOWN_REPLICATION
 from timeline.metrics import DEGRADED_PAGES
 
 
@@ -32,11 +32,13 @@ class Walks:
     async def begin(self, whose: Whose, newest: int | None) -> Walk:
         """A walk whose list is read, its `newest` arrivals or all of it; built where it is not there, and anew where it is not to be
         trusted. Never raises Unavailable: without a list, the store serves."""
-        notices, believed = self.board.read()
-        walk = Walk(whose, self, notices)
-        if not believed and whose.kind is ListKind.home:
-            walk.degrade("notices")
+        walk = Walk(whose, self, self.board.read()[0])
         await walk.open(newest)
+        # asked again: the list may have been long in coming, and those who were skipped meanwhile are not in it
+        notices, believed = self.board.read()
+        if not believed:
+            walk.degrade("notices")
+        walk.notice(notices)
         return walk
 
     async def close(self) -> None:
@@ -82,6 +84,12 @@ class Walk:
         if self._view is None or tweet_id < self._view.header.floor:
             return "store"
         return "pulled" if author_id in self.pulled.authors else "pushed"
+
+    def notice(self, notices: Notices) -> None:
+        """Go by these from now on."""
+        if notices is not self.notices:
+            self.notices = notices
+            self.pulled = self._pulling(self._view)
 
     async def open(self, newest: int | None) -> None:
         """See Walks.begin."""

@@ -22,11 +22,16 @@ def distrust(view: ListView, notices: Notices, limits: Limits) -> str | None:
     return None
 
 
+def is_aged(view: ListView, now_ms: int, limits: Limits) -> bool:
+    """Whether notices from before it was built may have been forgotten."""
+    return now_ms - view.header.built_ms > limits.timeline_built_seconds_max * 1000
+
+
 def is_outworn(view: ListView, whose: Whose, notices: Notices, limits: Limits) -> bool:
     """Whether a list that is right has become dear or too old: many authors are pulled only since it was built before something was
     decided about them, and a new one would spare that; or notices from before it was built may have been forgotten."""
-    now_ms, built_ms = whose.as_of_ms, view.header.built_ms
-    if now_ms - built_ms > limits.timeline_built_seconds_max * 1000:
+    now_ms = whose.as_of_ms
+    if is_aged(view, now_ms, limits):
         return True
     pulled = whose.to_pull(view, notices, limits)
     if len(pulled) <= limits.stale_authors_max:

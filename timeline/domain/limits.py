@@ -117,7 +117,10 @@ class Limits:
     follower_cached_max: int = 100_000  # followers of one author in that cache, 800 KB
     reclassify_seconds: int = 60  # between two countings of a pulled author's followers, which read up to the threshold
     pull_until_percent: int = 80  # of the threshold: below, a pulled author is pushed again. Hysteresis
-    skip_after_ms: int = 5_000  # how long fan-out waits for a Redis node before it records a hole and goes on
+    hole_after_ms: int = (
+        1_000  # how long a Redis node is away before a hole is recorded, which everybody then has to learn of
+    )
+    skip_after_ms: int = 5_000  # how long fan-out waits for a Redis node before it leaves out anything
     hole_ahead_ms: int = 30_000  # a hole is recorded this far ahead, so that one write serves many batches
     retry_pause_max_ms: int = 5_000  # between tries while an engine is away: what comes back is used within this
     poison_in_a_row_max: int = 100  # more than this is our bug, not theirs: the consumer stops
@@ -204,6 +207,7 @@ class Limits:
                 self.timeline_built_seconds_max * 1000 + self.notices_margin_ms < NOTICE_SECONDS * 1000,
                 "notices would be forgotten while lists depend on them",
             ),
+            (self.hole_after_ms <= self.skip_after_ms, "a delivery could be left out before its hole is recorded"),
             (self.pull_until_percent <= 100, "an author could be pulled and pushed by turns"),
             (
                 self.audit_second_look_ms < self.reader_lease_seconds * 1000,

@@ -27,7 +27,7 @@ def _no_times() -> Times:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Notices:
-    """`pulled`: everybody with an interval in pull_authors that may still matter, ascending, each once; beside each, when the newest
+    """`pulled`: everybody with an interval in pull_intervals that may still matter, ascending, each once; beside each, when the newest
     interval began, and when the last one ended (STANDS: it has not). `dirty_until_ms`: of each slot, the end of the last interval in
     which fan-out left out deliveries to it (0: none). Unix ms, by the clocks of those who wrote them."""
 
@@ -52,12 +52,27 @@ class Notices:
         While an interval stands: all of them. After its end: of a list that was built before it, or less than `margin_ms` after
         (workers may have gone on skipping, and clocks differ), as long as the list reaches down to that time.
         """
-        if not len(self.pulled):
-            return _no_times()
-        ends = np.minimum(self.until_ms + margin_ms, STANDS)
+        known, at = self._known(authors)
+        if not len(known):
+            return known
+        ends = np.minimum(self.until_ms[at] + margin_ms, STANDS)
         lowest = np.array([_first_id(int(end)) for end in ends], np.int64)
-        lacks = (ends == STANDS) | ((built_ms <= ends) & (floor <= lowest))
-        return np.intersect1d(authors, self.pulled[lacks], assume_unique=True)
+        lacks: UserIds = known[(ends == STANDS) | ((built_ms <= ends) & (floor <= lowest))]
+        return lacks
+
+    def began_since(self, authors: UserIds, at_ms: int) -> UserIds:
+        """Those of the authors whose newest interval began then or later."""
+        known, at = self._known(authors)
+        return known[self.since_ms[at] >= at_ms]
+
+    def _known(self, authors: UserIds) -> tuple[UserIds, npt.NDArray[np.intp]]:
+        """Those of the authors who are in `pulled`, and where: a few binary searches, however many are pulled."""
+        if not len(self.pulled):
+            return _no_times(), np.empty(0, np.intp)
+        at = np.searchsorted(self.pulled, authors)
+        at[at == len(self.pulled)] = 0
+        is_known = self.pulled[at] == authors
+        return authors[is_known], at[is_known]
 
 
 def _first_id(at_ms: int) -> int:

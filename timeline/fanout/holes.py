@@ -27,7 +27,7 @@ class Holes:
 
     def __init__(self, pushes: Pushes, classes: Classes, limits: Limits) -> None:
         self._pushes, self._classes = pushes, classes
-        self._skip_after_ms = limits.skip_after_ms
+        self._record_after_ms, self._skip_after_ms = limits.hole_after_ms, limits.skip_after_ms
         # Nodes with a hole that is not ended, and whether anything was left out under it
         self._of: dict[str, bool] = {}
         self._lock = asyncio.Lock()  # a hole is not ended by one batch while another one prolongs it
@@ -47,32 +47,43 @@ class Holes:
             await self._end_except({each.node for each in away})
             if _mask(away).all():
                 return None
-            staying = [each for each in away if each.slots and each.for_ms >= self._skip_after_ms]
-            recorded = [each for each in staying if await self._record(each)]
+            staying = [each for each in away if each.slots and each.for_ms >= self._record_after_ms]
+            known = [each for each in staying if await self._record(each, each.for_ms >= self._skip_after_ms)]
+            recorded = [each for each in known if each.for_ms >= self._skip_after_ms]
         return _mask(recorded) if recorded else None
 
-    async def _record(self, away: Away) -> bool:
+    async def _record(self, away: Away, leaves_out: bool) -> bool:
         self._of.setdefault(away.node, False)  # even if it fails: the record may stand
         try:
             may = await self._classes.record_hole(away)
         except Unavailable as error:
-            _log.info("hole_not_recorded", extra={"node": away.node, "reason": str(error)})
+            # until it is, all deliveries wait
+            _log.warning("hole_not_recorded", extra={"node": away.node, "reason": str(error)})
             return False
-        if may and not self._of[away.node]:
+        if may and leaves_out and not self._of[away.node]:
             self._of[away.node] = True
-            _log.warning("deliveries_left_out", extra={"node": away.node, "away_ms": away.for_ms})
+            _log.warning(
+                "deliveries_left_out",
+                extra={
+                    "node": away.node,
+                    "away_ms": away.for_ms,
+                    "until": "it is back; then its lists are rebuilt when read",
+                },
+            )
         return may
 
     async def _end_except(self, away: set[str]) -> None:
         """Of nodes that are back. A hole that cannot be ended is so with the next push, and lapses hole_ahead_ms after its record."""
         for node in [node for node in self._of if node not in away]:
             try:
-                await self._classes.end_hole(node)
+                await self._classes.end_hole(node, used=self._of[node])
             except Unavailable as error:
                 _log.info("hole_not_ended", extra={"node": node, "reason": str(error)})
             else:
-                _log.info("deliveries_go_on", extra={"node": node})
-                del self._of[node]
+                if self._of.pop(node):
+                    _log.info(
+                        "deliveries_go_on", extra={"node": node, "effect": "its lists are rebuilt when they are read"}
+                    )
 
 
 def _mask(away: Iterable[Away]) -> Mask:

@@ -107,6 +107,10 @@ class Classes(Protocol):
         """Those whose followers need not be pushed to: an interval stands, every process must know it by now (this one has seen it for
         notices_lease_ms), and this one would know its end."""
 
+    async def settled(self) -> None:
+        """Return once this process has read for notices_lease_ms: from then on, may_skip knows every interval that is older than that.
+        Raises Unavailable while the last reading is too old to be believed."""
+
     def stands(self, author: UserId) -> bool:
         """Whether an interval of this author stands, as last read."""
 
@@ -122,8 +126,9 @@ class Classes(Protocol):
         process must know it (recorded for notices_lease_ms, and not yet near its end): only then may a delivery be left out.
         Raises Unavailable."""
 
-    async def end_hole(self, node: str) -> None:
-        """Deliveries to that node are not left out any more. Raises Unavailable."""
+    async def end_hole(self, node: str, *, used: bool = True) -> None:
+        """Deliveries to that node are not left out any more; not `used`: none ever was, and lists need no repair. Raises
+        Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class Fanout:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._events, self._limits, self._clock_ms, self._clock = events, limits, clock_ms, clock
-        self._patience = Patience("fanout", limits)
+        self._classes, self._patience = classes, Patience("fanout", limits)
         self._pushing = Pushing(pushes, Holes(pushes, classes, limits), self._patience, limits, clock_ms)
         self._followers = KnownFollowers(followers, limits, clock)
         self._reclassify = Reclassify(classes, followers, limits, push_followers_max, clock)
@@ -102,7 +102,7 @@ class Fanout:
         taken = self._clock()  # by now all of it is stored
         entries = by_author(batch.events)
         await self._pushing.profiles(entry for each in entries.values() for entry in each)
-        pulled = self._reclassify.pulled(list(entries))
+        pulled = await self._pulled(list(entries))
         pushed = {author: each for author, each in entries.items() if author not in pulled}
         counts = await self._push_followers(pushed, taken)
         await self._reclassify.after_push(counts)
@@ -113,6 +113,15 @@ class Fanout:
         _LEFT_OUT_PULLED.inc(sum(len(entries[author]) for author in pulled.difference(again)))
         self._observe(batch)
         await self._events.done(batch)
+
+    async def _pulled(self, authors: list[UserId]) -> set[UserId]:
+        """Who is not pushed. A worker that has just begun, or whose notices have grown old while the store was away, waits until it
+        knows: to push for a celebrity what nobody needs would hold up everybody else."""
+        pulled = self._reclassify.pulled(authors)
+        if any(self._classes.stands(author) for author in authors if author not in pulled):
+            await self._patience.until_available(self._classes.settled)
+            pulled = self._reclassify.pulled(authors)
+        return pulled
 
     async def _push_followers(self, entries: ByAuthor, taken: float) -> dict[UserId, int]:
         """How many followers each of the authors has. A push or a read that fails is repeated alone, so that what others have is not

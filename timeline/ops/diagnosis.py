@@ -33,7 +33,7 @@ _LIKELY = {
     ),
     Cause.interval: (
         "its author was pulled for a time, and the list is held to be from after that",
-        "compare the author's rows in pull_authors with when the list was built, and the workers' clocks",
+        "compare the author's rows in pull_intervals with when the list was built, and the workers' clocks",
     ),
     Cause.profile: (
         "its author is pulled, and the author's own list (profile:) lacks it",

@@ -135,22 +135,23 @@ class HoleWriter:
             return any(at + self._lease_s <= now < end - near_s for at, end in hole.sure)
 
     async def _prolong(self, node: str, hole: _Hole) -> None:
+        # taken first: who stands still after this leaves out less than is told, never more
+        end = self._monotonic() + self._ahead_ms / 1000
         now_ms = self._clock_ms()
         if now_ms // DAY_MS != hole.from_ms // DAY_MS:
             # a row of its own for every day; what is sure of these slots stays so
             hole.from_ms = self._begun(hole.slots).from_ms
-        end = self._monotonic() + self._ahead_ms / 1000
         hole.end = max(hole.end, end)
         await self._put(node, hole, now_ms + self._ahead_ms)
         hole.sure.append((self._monotonic(), end))
 
-    async def end(self, node: str) -> None:
-        """Nothing is left out any more. If that cannot be written, the hole ends where it was last said to: at most hole_ahead_ms from
-        now. Raises Unavailable."""
+    async def end(self, node: str, *, used: bool = True) -> None:
+        """Nothing is left out any more; not `used`: nothing was, and then there was no hole. If that cannot be written, the hole ends
+        where it was last said to: at most hole_ahead_ms from now. Raises Unavailable."""
         async with self._writing:
             hole = self._holes.pop(node, None)
             if hole is not None and hole.end > self._monotonic():
-                await self._put(node, hole, self._clock_ms())
+                await self._put(node, hole, self._clock_ms() if used else 0)
 
     def _begun(self, slots: Ranges) -> _Hole:
         # an outage after one that was ended within the same millisecond must not be taken for it

@@ -1,4 +1,4 @@
-"""Intervals in which an author is not fanned out: the rows of pull_authors.
+"""Intervals in which an author is not fanned out: the rows of pull_intervals.
 
 **An end is written in two steps.** A write of unknown outcome may come to light much later (a hint, a read repair). Were that the
 end itself, with the time of its writing in it, workers that could not see it would have skipped deliveries long after the time
@@ -28,19 +28,21 @@ from timeline.store.session import Cql, Kind, Session
 SHARDS = 16  # 100,000 rows are 16 partitions of some 200 KB
 ENDING = 0  # `until` of an interval that is being ended
 
-_ALL = Cql("intervals_all", "SELECT user_id, since, until FROM pull_authors WHERE shard IN ?")
-_OF = Cql("intervals_of", "SELECT since, until FROM pull_authors WHERE shard = ? AND user_id = ?")
+_ALL = Cql("intervals_all", "SELECT user_id, since, until FROM pull_intervals WHERE shard IN ?")
+_OF = Cql("intervals_of", "SELECT since, until FROM pull_intervals WHERE shard = ? AND user_id = ?")
 _BEGIN = Cql(
-    "interval_begin", "INSERT INTO pull_authors (shard, user_id, since) VALUES (?, ?, ?) USING TIMESTAMP ?", Kind.write
+    "interval_begin",
+    "INSERT INTO pull_intervals (shard, user_id, since) VALUES (?, ?, ?) USING TIMESTAMP ?",
+    Kind.write,
 )
 _ENDING = Cql(
     "interval_ending",
-    f"INSERT INTO pull_authors (shard, user_id, since, until) VALUES (?, ?, ?, {ENDING}) USING TIMESTAMP ?",
+    f"INSERT INTO pull_intervals (shard, user_id, since, until) VALUES (?, ?, ?, {ENDING}) USING TIMESTAMP ?",
     Kind.write,
 )
 _END = Cql(
     "interval_end",
-    "INSERT INTO pull_authors (shard, user_id, since, until) VALUES (?, ?, ?, ?) "
+    "INSERT INTO pull_intervals (shard, user_id, since, until) VALUES (?, ?, ?, ?) "
     f"USING TIMESTAMP ? AND TTL {NOTICE_SECONDS}",
     Kind.write,
 )

@@ -56,6 +56,7 @@ class StoreNoticeBoard:
         self._recorded = HoleWriter(session, limits, uuid.uuid4().hex, clock_ms, monotonic)
         self._notices = Notices.none()
         self._read_at: float | None = None  # when the last reading was begun
+        self._first_read_at = float("inf")  # when the first reading had ended
         self._readings, self._last_reading = itertools.count(1), 0
         self._skipped = _Skipped.none()
         # Ours, until a reading that was begun after their acknowledgement tells
@@ -92,11 +93,14 @@ class StoreNoticeBoard:
         }
         self._skipped = skipped
         self._notices = _notices(rows, self._holes.take(days, holes))
+        if self._read_at is None:
+            self._first_read_at = ended
         self._read_at, self._last_reading = began, number
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Read every notices_refresh_ms until told to stop. While the store is away, what was read last stands, and is not believed
-        after notices_lease_ms."""
+    async def run(self, stopping: asyncio.Event | None = None) -> None:
+        """Read every notices_refresh_ms, for ever or until told to stop. While the store is away, what was read last stands, and is
+        not believed after notices_lease_ms."""
+        stopping = stopping or asyncio.Event()
         metrics.NOTICES_AGE_SECONDS.set_function(lambda: self.age_seconds)
         while not stopping.is_set():
             try:
@@ -136,6 +140,15 @@ class StoreNoticeBoard:
         known = self._skipped.since(now - self._limits.notices_lease_ms / 1000, authors)
         return {author for author in known if author not in self._ending}
 
+    async def settled(self) -> None:
+        """Return once this process has read for notices_lease_ms. Raises Unavailable while the last reading is too old."""
+        now = self._monotonic()
+        if not self._is_believed(now):
+            raise Unavailable("cassandra: the notices of who is pulled are too old to be believed")
+        rest = self._first_read_at + self._limits.notices_lease_ms / 1000 - now
+        if rest > 0:
+            await asyncio.sleep(rest)
+
     def stands(self, author: UserId) -> bool:
         """Whether an interval of this author stands, as last read or as written by this process since. Also one that is being ended:
         whoever was to end it may have died."""
@@ -147,6 +160,8 @@ class StoreNoticeBoard:
         """Write an interval that stands, unless one is known. Raises Unavailable."""
         if author in self._begun or (self._skipped.holds(author) and author not in self._ending):
             return
+        if self._too_many:
+            return  # it would be one of those that nobody reads, and be written anew again and again
         self._last_since_ms = max(
             self._clock_ms(), self._last_since_ms + 1
         )  # one that was ended just now is another row
@@ -170,10 +185,10 @@ class StoreNoticeBoard:
         process must know it, and not near its end: only then may a delivery be left out. Raises Unavailable."""
         return await self._recorded.record(away)
 
-    async def end_hole(self, node: str) -> None:
-        """Deliveries to that node are not left out any more. Raises Unavailable, and then the hole lapses by itself, within
-        hole_ahead_ms."""
-        await self._recorded.end(node)
+    async def end_hole(self, node: str, *, used: bool = True) -> None:
+        """Deliveries to that node are not left out any more; not `used`: none ever was. Raises Unavailable, and then the hole lapses
+        by itself, within hole_ahead_ms."""
+        await self._recorded.end(node, used=used)
 
 
 class _Skipped:

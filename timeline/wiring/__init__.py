@@ -83,7 +83,7 @@ async def _api(settings: Settings) -> None:
         await process.stack.enter_async_context(
             serving(app, name="PORT", host=settings.host, port=settings.port, limits=settings.limits)
         )
-        await process.work({"notices": store.notices.run(process.stopping)})
+        await process.work({}, beside={"notices": store.notices.run()})
 
 
 async def _fanout(settings: Settings) -> None:
@@ -93,7 +93,7 @@ async def _fanout(settings: Settings) -> None:
         await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
         events = await process.stack.enter_async_context(open_consumer(settings))
         work = make_fanout(settings, store, cache, events, process.stopping)
-        await process.work({"fanout": work, "notices": store.notices.run(process.stopping)})
+        await process.work({"fanout": work}, beside={"notices": store.notices.run()})
 
 
 async def _relay(settings: Settings) -> None:
@@ -111,4 +111,4 @@ async def _audit(settings: Settings, per_second: float) -> None:
         cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
         homes, examiner = HomeLists(cache.plane, cache.keys), make_examiner(settings, store, cache)
         audit = Audit(homes, examiner, settings.limits, per_second)
-        await process.work({"audit": audit.run(process.stopping), "notices": store.notices.run(process.stopping)})
+        await process.work({"audit": audit.run(process.stopping)}, beside={"notices": store.notices.run()})

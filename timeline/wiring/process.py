@@ -72,14 +72,20 @@ class Process:
                 self.health.watch(name, check(engine))
                 return engine
 
-    async def work(self, tasks: Mapping[str, Coroutine[Any, Any, object]]) -> None:
+    async def work(
+        self,
+        tasks: Mapping[str, Coroutine[Any, Any, object]],
+        beside: Mapping[str, Coroutine[Any, Any, object]] | None = None,
+    ) -> None:
         """Ready now. Returns when the process was told to stop and the tasks have ended, which see `stopping` themselves; those that
-        outlast the drain are cancelled. Raises an ExceptionGroup when one fails, or ends unasked."""
+        outlast the drain are cancelled, and so are those `beside`, which the others need to their end. Raises an ExceptionGroup when
+        one fails, or ends unasked."""
         self._starting = None
         self.health.is_started = True
         log.info("ready")
         async with asyncio.TaskGroup() as group:
             working = [group.create_task(self._endless(name, task), name=name) for name, task in tasks.items()]
+            kept = [group.create_task(self._endless(name, task), name=name) for name, task in (beside or {}).items()]
             await self.stopping.wait()
             if working:
                 # a task has its own bound, a little shorter: this one is for those that do not keep it
@@ -87,6 +93,8 @@ class Process:
                 for task in late:
                     log.error("not_drained", extra={"task": task.get_name()})
                     task.cancel()
+            for task in kept:
+                task.cancel()
 
     async def _endless(self, name: str, task: Coroutine[Any, Any, object]) -> None:
         await task

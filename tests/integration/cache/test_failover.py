@@ -182,12 +182,17 @@ class World:
 
     async def is_all_absent(self, cache: Cache) -> None:
         """Of records and contents; and of lists, that they are not trusted."""
-        assert await cache.readers.get(self.users[0]) is None
-        assert not (await seen(cache, user=self.users[0])).is_at_home
-        assert await cache.contents.posts([self.post]) == {}
-        assert await cache.contents.states([self.tweet]) == {}
-        assert await cache.contents.authors([self.author]) == {}
-        assert await cache.marks.get(self.users[0]) is None
+        reader_found, marks, view, *contents = await asyncio.gather(  # all sent before anything is heard
+            cache.readers.get(self.users[0]),
+            cache.marks.get(self.users[0]),
+            seen(cache, user=self.users[0]),
+            cache.contents.posts([self.post]),
+            cache.contents.states([self.tweet]),
+            cache.contents.authors([self.author]),
+        )
+        assert not view.is_at_home
+        assert contents == [{}, {}, {}]
+        assert (reader_found, marks) == (None, None)
 
     async def finish(self, cache: Cache) -> None:
         """What was begun before: it does no harm after."""

@@ -21,7 +21,15 @@ from timeline.store.migrations import Migration, MigrationError
 TABLES = {
     *("tweets", "tweet_buckets", "tweets_by_id", "replies", "followees", "followers", "users", "users_by_handle"),
     *("likes_by_user", "retweets_by_user", "likes_by_tweet", "retweets_by_tweet", "tweet_counts", "user_counts"),
-    *("relations", "pull_authors", "dirty_intervals", "fanout_progress", "outbox", "idempotency_keys", "worker_leases"),
+    *(
+        "relations",
+        "pull_intervals",
+        "dirty_intervals",
+        "fanout_progress",
+        "outbox",
+        "idempotency_keys",
+        "worker_leases",
+    ),
 }
 ONE = Migration(
     1, "0001_one.cql", "CREATE TABLE IF NOT EXISTS one (a int PRIMARY KEY);\n-- a comment; with a semicolon\n"
@@ -156,7 +164,7 @@ def test_who_is_pulled_stands_in_partitions_that_can_be_named(empty: Settings) -
     ]
     assert migrations.apply(empty, files=[*migrations.migrations(), *again]) == ["9000_again.cql"]
     with driver(empty) as session:
-        table = session.cluster.metadata.keyspaces[empty.cassandra_keyspace].tables["pull_authors"]
+        table = session.cluster.metadata.keyspaces[empty.cassandra_keyspace].tables["pull_intervals"]
         assert [column.name for column in table.primary_key] == ["shard", "user_id", "since"]
         assert [column.name for column in table.partition_key] == ["shard"]
 

@@ -33,10 +33,10 @@ LEASE = LIMITS.notices_lease_ms
 AHEAD = LIMITS.hole_ahead_ms
 MARGIN = LIMITS.notices_margin_ms
 
-_ROWS = Cql("t", "SELECT since, until, TTL(until) FROM pull_authors WHERE shard = ? AND user_id = ?")
+_ROWS = Cql("t", "SELECT since, until, TTL(until) FROM pull_intervals WHERE shard = ? AND user_id = ?")
 _HOLES = Cql("t", "SELECT node, from_ms, until_ms, slots FROM dirty_intervals WHERE day = ?")
 _HOLE = Cql("t", "INSERT INTO dirty_intervals (day, node, from_ms, until_ms, slots) VALUES (?, ?, ?, ?, ?)", Kind.write)
-_EMPTY = [Cql("t", f"TRUNCATE {table}", Kind.write) for table in ("pull_authors", "dirty_intervals")]
+_EMPTY = [Cql("t", f"TRUNCATE {table}", Kind.write) for table in ("pull_intervals", "dirty_intervals")]
 
 
 @dataclass
