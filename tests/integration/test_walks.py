@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.integration.world import World, open_world, positions
+from timeline.assembly.service import Page
 from timeline.domain.errors import BadRequest
 from timeline.domain.model import Tweet, Visibility
 from timeline.local import Control
@@ -373,3 +374,49 @@ async def test_a_list_that_is_gone_and_one_that_is_not_trusted_are_rebuilt(world
     page = await world.home(me)
     assert positions(page)[0] == tweet.id
     assert page.source == "cache"
+
+
+async def test_a_poll_gets_past_tweets_of_one_moment_that_one_reading_of_the_store_does_not_hold(world: World) -> None:
+    """Of an author who is pulled from the store, more than pull_rows_per_author within W: a gap closes all the same."""
+    me, other = world.user(1), world.user(2)
+    await world.sign_up(me, other)
+    await world.follow(me, other)
+    await world.walk(me)
+    for _ in range(7):
+        await world.post(other)
+
+    async def pulled_from_the_store(cursor: str | None) -> Page:
+        await world.settle()
+        await world.evict(other, "profile")
+        return await world.home(me, cursor, 2)
+
+    page = await pulled_from_the_store(None)
+    while page.next_cursor is not None:
+        page = await pulled_from_the_store(page.next_cursor)
+    up = positions(page)
+    for _ in range(20):
+        page = await pulled_from_the_store(page.newer_cursor)
+        assert not page.reset
+        up += sorted(positions(page))
+        if not page.gap:
+            break
+    assert not page.gap
+    assert up == sorted(world.oracle.home(me))
+
+
+async def test_what_a_page_had_from_below_the_list_is_not_told_again(world: World) -> None:
+    """Of an author who is pulled, younger than W, and yet below the floor of a list that was trimmed since."""
+    me, other = world.user(1), world.user(2)
+    await world.sign_up(me, other)
+    await world.follow(me, other)
+    await world.walk(me)
+    for _ in range(3):
+        await world.post(other)
+    for _ in range(12):
+        await world.post(me)
+    await world.settle()
+    await world.evict(other, "profile")
+    page = await world.home(me, None, 20)
+    assert positions(page) == world.oracle.home(me)
+    page = await world.home(me, page.newer_cursor, 20)
+    assert (positions(page), page.gap) == ([], False)

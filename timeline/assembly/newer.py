@@ -19,6 +19,7 @@ from timeline.assembly.skeleton import Walk
 from timeline.domain import rules
 from timeline.domain.cursors import Cursor
 from timeline.domain.entries import Entries, Rise, Stretch, concatenated, newest_first
+from timeline.domain.errors import Unavailable
 from timeline.domain.ids import ID_MAX, first_id_at
 from timeline.domain.limits import Limits
 from timeline.domain.model import Reader, contains_each
@@ -95,10 +96,12 @@ class Newer:
             return Cursor("newer", boundary, at_ms=whose.as_of_ms, reader=fingerprint)
         last, epoch = walk.view.last_arrival, walk.view.header.epoch
         ids = await self._seen_ids(walk.pulled, horizon(whose.as_of_ms, self._limits), boundary)
-        at_ms = whose.as_of_ms if len(ids) <= self._limits.cursor_seen_max else 0
+        can_tell = len(ids) <= self._limits.cursor_seen_max and not walk.degraded
+        at_ms = whose.as_of_ms if can_tell else 0
         # what was stored since the page was read, and belongs on it, was not seen
         ids = [one for one in ids if one < bottom or one in walk.pulled.told]
-        return Cursor("newer", boundary, epoch, seen, last, at_ms, fingerprint, tuple(ids) if at_ms else ())
+        told = tuple(ids) if can_tell else ()
+        return Cursor("newer", boundary, epoch, seen, last, at_ms, fingerprint, told, walk.pulled.is_stored)
 
     async def _seen_ids(self, pulled: Pulled, low: int, boundary: int) -> Sequence[int]:
         """All of them, or more than a cursor holds."""
@@ -113,7 +116,7 @@ class Newer:
         view = await walk.whole()
         if view is not None and cursor.epoch == view.header.epoch:
             reaches_down = cursor.boundary + 1 >= view.header.floor
-            has_all_since = cursor.seen == cursor.until and cursor.until + 1 >= view.first_arrival
+            has_all_since = 0 < cursor.seen == cursor.until and cursor.until + 1 >= view.first_arrival
             if reaches_down or has_all_since:
                 return await self._by_arrival(walk, view, cursor)
         return await self._by_id(walk, view, cursor)
@@ -121,19 +124,33 @@ class Newer:
     async def _by_arrival(self, walk: Walk, view: ListView, cursor: Cursor) -> New:
         listed, sure = self._of_list(view, walk, cursor)
         low = min(cursor.boundary, self._horizon(cursor))
-        rise = await walk.pulled.above(low)
+        rise = await self._past(walk.pulled, low, cursor.boundary)
         entries = newest_first(concatenated((listed, self._unseen(rise.entries, cursor))))
         # what came since and was trimmed already lay below the floor, so below the boundary: it came late, or again
         sure = sure and cursor.until + 1 >= view.first_arrival
-        reset = not sure or self._is_untold(walk, cursor)
+        # and without getting past the boundary, it would be asked for ever
+        reset = not sure or await self._is_untold(walk, cursor) or rise.complete_to <= cursor.boundary
         new = entries[entries["tweet"] <= rise.complete_to]
         return New(new, rise.complete_to, _around(walk, view, rise, low), reset, by_arrival=True)
+
+    async def _past(self, pulled: Pulled, low: int, boundary: int) -> Rise:
+        """Their entries above `low`, up to a line above the boundary if some readings reach one: of W alone there may be more than the
+        store answers at once."""
+        parts, line = list[Entries](), low
+        for _ in range(self._limits.refill_rounds_max):
+            rise = await pulled.above(line)
+            parts.append(rise.entries)
+            line = rise.complete_to
+            if line > boundary:
+                break
+        return Rise(newest_first(concatenated(parts)), line)
 
     def _of_list(self, view: ListView, walk: Walk, cursor: Cursor) -> tuple[Entries, bool]:
         """New arrivals of authors who are not pulled, and whether that is sure to be all."""
         new = newest_first(by_arrival(view, cursor))
         authors = new["author"].astype(np.int64)
-        new = new[~np.isin(authors, walk.pulled.authors) & ~np.isin(new["tweet"], np.array(cursor.ids, np.uint64))]
+        pulled = np.setdiff1d(walk.pulled.authors, walk.pulled.left_out, assume_unique=True)
+        new = new[~np.isin(authors, pulled) & ~np.isin(new["tweet"], np.array(cursor.ids, np.uint64))]
         # of what lies below the floor it cannot be told whether it stood here before it was trimmed: late, or redelivered. Nor of late
         # tweets of somebody who was pulled at another time, whether they were seen then
         once_pulled = contains_each(walk.notices.pulled, new["author"].astype(np.int64))
@@ -147,7 +164,7 @@ class Newer:
         unseen: Entries = entries[(ids > cursor.boundary) | ~was_there]
         return unseen
 
-    def _is_untold(self, walk: Walk, cursor: Cursor) -> bool:
+    async def _is_untold(self, walk: Walk, cursor: Cursor) -> bool:
         """Whether something may have come, or gone, in a way that this cursor cannot tell."""
         if walk.whose.reader is None:
             return False
@@ -157,7 +174,7 @@ class Newer:
             return False
         return (
             not cursor.at_ms
-            or not walk.pulled.told_since(cursor.at_ms)
+            or not await walk.pulled.told_since(cursor.at_ms, stored=cursor.stored)
             # somebody is pulled who may not have been when the cursor was made
             or len(walk.notices.began_since(walk.pulled.authors, cursor.at_ms - self._limits.notices_margin_ms)) > 0
         )
@@ -189,10 +206,16 @@ class Newer:
             cursor.epoch == view.header.epoch
             and cursor.seen == 0
             and not _came_below(view, cursor)
-            and not self._is_untold(walk, cursor)
+            and not await self._is_untold(walk, cursor)
             and boundary <= self._horizon(cursor)
         )
-        rise = await walk.rise(boundary)
+        try:
+            rise = await walk.rise(boundary)
+        except Unavailable:
+            # what the list holds is shown all the same
+            walk.degrade("store")
+            above = await self._new(walk, replace(cursor, boundary=last))
+            return replace(above, reset=True)
         entries = rise.entries[rise.entries["tweet"] <= last]
         if len(entries) or rise.complete_to < last:
             around = Stretch(entries, boundary + 1)

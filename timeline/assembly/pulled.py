@@ -20,7 +20,8 @@ from timeline.domain.errors import Unavailable
 from timeline.domain.ids import ID_MAX, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.notices import Notices
-from timeline.domain.records import ListKind
+from timeline.domain.records import UNKNOWN_REPLICATION, ListKind
+from timeline.metrics import DEGRADED_PAGES
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +45,28 @@ class Pulled:
         self._notices, self._limits, self._as_of_ms = notices, limits, as_of_ms
         self._views: dict[UserId, ListView] | None = None
         self._above: tuple[int, Rise] | None = None  # the last answer of `above`
-        self.told: set[int] = set()  # ids that `below` has answered
+        self.left_out = authors[:0]  # who could not be read
+        self.told: set[int] = set()  # ids that pages were made of, whoever's they are
         self.used: set[str] = set()
         self.degraded = False
 
     def __len__(self) -> int:
         return len(self.authors)
 
-    def told_since(self, at_ms: int) -> bool:
-        """Whether their lists, as far as these were read, would say if something had come late since then: nothing has, and none was
-        built since. What came late before a list was built is in it like all else."""
-        apart_ms = self._limits.clock_skew_ms  # late_ms is by the clock of a node
-        headers = [view.header for view in (self._views or {}).values()]
-        return all(header.built_ms <= at_ms and header.late_ms < at_ms - apart_ms for header in headers)
+    async def told_since(self, at_ms: int, *, stored: bool) -> bool:
+        """Whether it would be known by now if something had come since then to a place below the horizon. Their lists say so: nothing
+        came late since, and none was built since. The store says so if it was asked then, too (`stored`): a list may have lacked
+        then what the store has."""
+        views, before_ms = await self._read(), at_ms - self._limits.clock_skew_ms
+        headers = [view.header for view in views.values()]
+        return (stored or len(views) == len(self.authors)) and all(
+            header.built_ms < before_ms and header.late_ms < before_ms for header in headers
+        )
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store alone was read, none of their lists."""
+        return not self._views
 
     async def below(self, boundary: int) -> Stretch:
         """Their newest entries below `boundary`, complete down to where the first of them may have more."""
@@ -125,7 +135,8 @@ class Pulled:
 
     async def _read(self) -> dict[UserId, ListView]:
         if self._views is None:
-            self._views = await self._trusted(self.authors, self._limits.pull_rows_per_author)
+            listed = self.authors[: self._limits.pulled_lists_max]
+            self._views = await self._trusted(listed, self._limits.pull_rows_per_author)
             if self._views:
                 self.used.add("cache")
         return self._views
@@ -139,15 +150,24 @@ class Pulled:
             if distrust(view, self._notices, self._limits) is None and not is_aged(view, self._as_of_ms, self._limits)
         }
         for author in authors.tolist():
-            if author not in trusted:
+            if author not in trusted and self._may_be_made(found.get(UserId(author))):
                 self._rebuilder.beside(Whose.profile(UserId(author), self._as_of_ms), found.get(UserId(author)))
         return trusted
+
+    def _may_be_made(self, view: ListView | None) -> bool:
+        """Not in the place of one whose primary is not known, or in a hole that is open: a new one would be worth no more."""
+        if view is None:
+            return True
+        is_open = self._notices.dirty_until_ms[view.slot] >= self._as_of_ms
+        return view.primary != UNKNOWN_REPLICATION and not is_open
 
     def _not_in(self, views: dict[UserId, ListView]) -> UserIds:
         return np.setdiff1d(self.authors, np.fromiter(views, np.int64, len(views)), assume_unique=True)
 
     def _leave_out(self, authors: UserIds, error: Unavailable) -> None:
-        self.degraded = True
+        if not self.degraded:
+            DEGRADED_PAGES.labels("pulled").inc()
+        self.degraded, self.left_out = True, np.union1d(self.left_out, authors)
         log.info("pulled_left_out", extra={"authors": len(authors), "reason": str(error)})
 
     @property

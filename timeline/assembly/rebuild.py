@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -38,7 +39,10 @@ class Rebuilder:
         self, lists: ListCache, history: History, limits: Limits, seconds: Callable[[], float] = monotonic
     ) -> None:
         self._lists, self._history, self._limits = lists, history, limits
-        self._admission = Admission(limits.rebuilds_per_second, limits.rebuilds_in_flight, seconds)
+        # of their own: one reader's pulled authors must not use up what homes need
+        self._admissions = {
+            kind: Admission(limits.rebuilds_per_second, limits.rebuilds_in_flight, seconds) for kind in ListKind
+        }
         self._flights: dict[tuple[ListKind, UserId], asyncio.Task[bool]] = {}
 
     async def build(self, whose: Whose) -> bool:
@@ -67,14 +71,20 @@ class Rebuilder:
         )  # a request that is given up does not take others' list away
 
     def _start(self, whose: Whose, make: Callable[[], Coroutine[Any, Any, str]]) -> asyncio.Task[bool] | None:
-        if len(self._flights) >= self._limits.rebuilds_in_flight or not self._admission.admits():
+        flights = sum(kind is whose.kind for kind, _ in self._flights)
+        if flights >= self._limits.rebuilds_in_flight or not self._admissions[whose.kind].admits():
             REBUILDS.labels("refused").inc()
             return None
         key = (whose.kind, whose.user_id)
         task = asyncio.create_task(self._counted(whose, make), name=f"rebuild {whose.kind.name}")
         self._flights[key] = task
-        task.add_done_callback(lambda _: self._flights.pop(key, None))
+        task.add_done_callback(lambda _: self._landed(key, task))
         return task
+
+    def _landed(self, key: tuple[ListKind, UserId], task: asyncio.Task[bool]) -> None:
+        self._flights.pop(key, None)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("bug", exc_info=task.exception())  # nobody may be waiting for it: it must not go unseen
 
     async def _counted(self, whose: Whose, make: Callable[[], Coroutine[Any, Any, str]]) -> bool:
         try:
@@ -95,7 +105,8 @@ class Rebuilder:
             installed = await self._lists.install(kind, user_id, building, history, whose.as_of_ms)
         except (Unavailable, asyncio.CancelledError):
             # or it would be in nobody's way but ours until it expires
-            await self._lists.abandon(kind, user_id, building)
+            with suppress(Unavailable):
+                await self._lists.abandon(kind, user_id, building)
             raise
         return "installed" if installed else "lost"
 

@@ -88,8 +88,12 @@ class Walk:
     def notice(self, notices: Notices) -> None:
         """Go by these from now on."""
         if notices is not self.notices:
+            known = self.notices.dirty_until_ms
             self.notices = notices
             self.pulled = self._pulling(self._view)
+            view = self._view
+            if view is not None and notices.dirty_until_ms[view.slot] > known[view.slot]:
+                self.degrade("hole")
 
     async def open(self, newest: int | None) -> None:
         """See Walks.begin."""
@@ -105,9 +109,9 @@ class Walk:
         if view is None or view.header.building:
             return
         why = distrust(view, self.notices, self._limits)
-        if why == "primary" or (
-            why is not None and not made
-        ):  # one that was made just now is as of now, whatever hole was before
+        # one that was made for this very request is as of now, whatever hole was before
+        is_new = made and view.header.built_ms >= self.whose.as_of_ms
+        if why == "primary" or (why is not None and not is_new):
             # there is something to show, and the store cannot take all the readers of a node at once
             self.degrade(why)
         self._view, self._last = view, view.last_arrival
@@ -144,9 +148,11 @@ class Walk:
         listed = await self._from_list(boundary)
         if listed is not None:
             self._used.add("cache")
-            return merge((listed, await self.pulled.below(boundary)))
+            return merge((listed, await self.pulled.below(boundary))) if len(self.pulled) else listed
         self._used.add("store")
-        return await self._history.stretch(self.whose.seen, boundary, self._limits.pull_rows_per_author)
+        stretch = await self._history.stretch(self.whose.seen, boundary, self._limits.pull_rows_per_author)
+        self.pulled.told.update(stretch.entries["tweet"].tolist())
+        return stretch
 
     async def list_below(self, boundary: int) -> Stretch | None:
         """What the whole list holds below `boundary`; None where it holds nothing for sure."""
@@ -175,9 +181,9 @@ class Walk:
             view = await self._lists.read(self.whose.kind, self.whose.user_id, None)
         except Unavailable:
             view = None
-        before = self._view.header.epoch
-        self._view = None
-        if view is not None and not view.header.building and view.header.epoch == before and self._last is not None:
+        before, self._view = self._view, None
+        is_same = view is not None and (view.header.epoch, view.primary) == (before.header.epoch, before.primary)
+        if view is not None and is_same and not view.header.building and self._last is not None:
             self._view = view.up_to(self._last)
         return self._view
 

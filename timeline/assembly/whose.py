@@ -49,7 +49,10 @@ class Whose:
         if self.reader is None:
             return self.everyone[:0]
         built_ms, floor = view.header.built_ms, view.header.floor
-        others = self.seen[self.seen != self.user_id]
-        by_interval = notices.to_pull(others, built_ms, floor, limits.notices_margin_ms)
-        fresh = np.intersect1d(self.fresh(built_ms, limits), others, assume_unique=True)
-        return np.union1d(by_interval, fresh)
+        fresh = self.fresh(built_ms, limits)
+        by_interval = notices.to_pull(self.seen, built_ms, floor, limits.notices_margin_ms)
+        if not len(fresh) and not len(by_interval):
+            return by_interval
+        found = np.union1d(by_interval, np.intersect1d(fresh, self.seen, assume_unique=True))
+        others: UserIds = found[found != self.user_id]
+        return others

@@ -37,7 +37,8 @@ class Cursor:
 
     Of authors who are pulled, what lies above `boundary` is new, and what has come since to a place below it: `at_ms` is when the page
     was read (0: what was seen cannot be told), and `ids` are those of theirs that stood up to `boundary` then, above the horizon: W
-    and the clocks' skew before. `reader` is the fingerprint of the reader's context then.
+    and the clocks' skew before; `stored` says that all of it was from the store, none from their lists. `reader` is the fingerprint
+    of the reader's context then.
     """
 
     direction: Literal["older", "newer"]
@@ -48,6 +49,7 @@ class Cursor:
     at_ms: int = 0
     reader: int = 0
     ids: tuple[int, ...] = ()
+    stored: bool = False
 
 
 class Signer:
@@ -66,7 +68,7 @@ class Signer:
         if len(cursor.ids) > _IDS_MAX:
             raise ValueError(f"{len(cursor.ids)} ids in a cursor")
         numbers = (cursor.boundary, cursor.epoch, cursor.seen, cursor.until, cursor.at_ms, cursor.reader)
-        fields = _FIELDS.pack(_DIRECTIONS.index(cursor.direction), *numbers)
+        fields = _FIELDS.pack(_DIRECTIONS.index(cursor.direction) | cursor.stored << 1, *numbers)
         signed = bytes((LAYOUT, self._current)) + fields + struct.pack(f">{len(cursor.ids)}Q", *cursor.ids)
         return base64.urlsafe_b64encode(signed + self._mac(self._current, signed, scope)).decode().rstrip("=")
 
@@ -82,7 +84,8 @@ class Signer:
         direction, boundary, *numbers = _FIELDS.unpack_from(signed, 2)
         ids = struct.unpack_from(f">{ids_bytes // 8}Q", signed, 2 + _FIELDS.size)
         epoch, seen, until, at_ms, reader = numbers
-        return Cursor(_DIRECTIONS[direction], min(boundary, ID_MAX), epoch, seen, until, at_ms, reader, ids)
+        at = _DIRECTIONS[direction & 1]
+        return Cursor(at, min(boundary, ID_MAX), epoch, seen, until, at_ms, reader, ids, bool(direction & 2))
 
     def _mac(self, number: int, signed: bytes, scope: str) -> bytes:
         return hmac.digest(self._keys[number], scope.encode() + b"\0" + signed, hashlib.sha256)[:_MAC_BYTES]

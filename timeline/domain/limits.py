@@ -84,6 +84,7 @@ class Limits:
     )
     rebuilds_in_flight: int = 64  # a process's share; a node coming back must not flood the store
     rebuilds_per_second: int = 50  # of a process: a failover makes every list of a node untrusted at one moment
+    pulled_lists_max: int = 1_000  # lists read for one page, 0.5 MB; whoever is pulled beyond is read from the store
     cursor_seen_max: int = (
         64  # ids of the last seconds in a newer cursor, 8 bytes each; beyond, the next answer says reset
     )
@@ -207,6 +208,7 @@ class Limits:
                 self.timeline_built_seconds_max * 1000 + self.notices_margin_ms < NOTICE_SECONDS * 1000,
                 "notices would be forgotten while lists depend on them",
             ),
+            (self.cursor_seen_max <= 255, "a cursor has no room for so many ids"),
             (self.hole_after_ms <= self.skip_after_ms, "a delivery could be left out before its hole is recorded"),
             (self.pull_until_percent <= 100, "an author could be pulled and pushed by turns"),
             (
