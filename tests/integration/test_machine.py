@@ -786,9 +786,9 @@ class Timelines(RuleBasedStateMachine):
         where.append(what)
         del where[:-REMEMBERED_MAX]
 
-    async def _header(self, user: int) -> Header | None:
-        """Of the home list as it stands, without a read that would change anything."""
-        key = self.world.cache.keys.list_of(ListKind.home, user)
+    async def _header(self, user: int, kind: ListKind = ListKind.home) -> Header | None:
+        """Of the list as it stands, without a read that would change anything."""
+        key = self.world.cache.keys.list_of(kind, user)
         first = await self.world.cache.plane.execute(key, b"LINDEX", key, 0)
         return None if first is None else Header.unpack(first)
 
@@ -903,6 +903,9 @@ class Timelines(RuleBasedStateMachine):
         cursor = self.world.signer.read(at.cursor, f"home:recent:{at.user}:{at.user}")
         if not cursor.at_ms:
             return "too many seen of pulled authors"
+        authors = [await self._header(user, ListKind.profile) for user in self.users if user != at.user]
+        if any(each is None or each.built_ms >= cursor.at_ms - LIMITS.clock_skew_ms for each in authors):
+            return "an author's list built anew"
         notices, _ = self.world.store.notices.read()
         if (notices.since_ms >= cursor.at_ms - LIMITS.notices_margin_ms).any():
             return "somebody pulled a short while before"
