@@ -898,6 +898,8 @@ class Timelines(RuleBasedStateMachine):
     async def _why_reset(self, at: Newer) -> str:
         """The first reason there is, by the words of docs/api.md: it cannot be told whether something came late."""
         what = {kind for now, kind, user in self.disturbed if now > at.since and user in (0, at.user)}
+        if time.monotonic() < self.holes_until:
+            what.add("hole")
         if any(now > at.since and one == at.user for now, one, _ in self.changed) or "block" in what:
             return "graph"
         for kind in ("evicted", "wiped", "failover", "hole", "late", "class"):
