@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 from tests.stack import Stack, running, until
@@ -12,7 +13,17 @@ from timeline.local import Control
 
 AUTHOR, FOLLOWERS = 1, (2, 3, 4)
 POSTS = 100
-ONE_CLOCK = json.dumps({"clock_skew_ms": 1})  # all on one machine: a list built after a follow is known to be
+FRESH_MS = 1_200
+# Times so short that a follow is soon old: its author is pushed from then on, and not pulled as somebody whom a list may lack
+SOON_OLD = json.dumps(
+    {
+        "clock_skew_ms": 1,
+        "reader_lease_seconds": 1,
+        "audit_second_look_ms": 100,
+        "follower_cache_ms": 100,
+        "fresh_follow_ms": FRESH_MS,
+    }
+)
 
 
 def sign_up(stack: Stack, *users: int) -> None:
@@ -27,6 +38,8 @@ def follow(stack: Stack, followers: tuple[int, ...], followee: int) -> None:
     for user in followers:
         status, answer = stack.call("POST", f"/api/follow/{followee}", user)
         assert status == 200, answer
+    old_at = time.monotonic() + 2 * FRESH_MS / 1000
+    until(lambda: time.monotonic() > old_at, what="the follows are old")
 
 
 def post(stack: Stack, author: int, text: str) -> int:
@@ -39,7 +52,7 @@ def test_tweets_posted_while_kafka_is_away_reach_every_follower_once_it_is_back(
     own_engines: Control, tmp_path: Path
 ) -> None:
     """100 posts without Kafka: each 201; with Kafka again: all in every follower's pushed list, each once."""
-    with running(own_engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=ONE_CLOCK) as stack:
+    with running(own_engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=SOON_OLD) as stack:
         sign_up(stack, AUTHOR, *FOLLOWERS)
         follow(stack, FOLLOWERS, AUTHOR)
         for user in FOLLOWERS:
@@ -63,7 +76,7 @@ def test_a_killed_api_loses_no_acknowledged_tweet_and_leaves_none_half_written(
     engines: Control, tmp_path: Path
 ) -> None:
     """SIGKILL in the middle of posting, three times; fan-out and relay finish what was acknowledged."""
-    with running(engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=ONE_CLOCK) as stack:
+    with running(engines.env, tmp_path, "api", "fanout", "relay", TIMELINE_LIMITS=SOON_OLD) as stack:
         sign_up(stack, AUTHOR, *FOLLOWERS)
         follow(stack, FOLLOWERS, AUTHOR)
         for user in FOLLOWERS:
