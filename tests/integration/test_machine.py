@@ -642,10 +642,10 @@ class Timelines(RuleBasedStateMachine):
     async def trim(self, user: int, on: int) -> str | None:
         """Before it is a quarter over."""
         pusher: Any = self.world.processes[on].cache.lists
-        before = metrics.TRIMS._value.get()  # type: ignore[attr-defined]
+        before = metrics.TRIMS._value.get()
         for kind in ListKind:
             await pusher._pusher._trim(kind, [self.users[user]])
-        if metrics.TRIMS._value.get() == before:  # type: ignore[attr-defined]
+        if metrics.TRIMS._value.get() == before:
             return None
         self.disturb("trimmed")
         return f"the lists of {NAMES[user]} are trimmed"
@@ -783,13 +783,13 @@ class Timelines(RuleBasedStateMachine):
         low = 0 if is_first else self.world.boundary(user, page.newer_cursor)
         seen = {each for each in whole if is_first or each <= low}
         header = await self._header(user)
-        self._keep(self.newer, Newer(user, page.newer_cursor, seen, low, self._old(seen), self.now, header))
+        self._keep(self.newer, Newer(user, page.newer_cursor, seen, low, self._old(user, seen), self.now, header))
 
-    def _old(self, seen: set[int]) -> set[int]:
-        """What was there to be seen, and was not: no news if it comes to be seen."""
+    def _old(self, user: int, seen: set[int]) -> set[int]:
+        """What was there to be seen, and was not: no news if it comes to be seen. One's own is there at once."""
         due = self.due
         rows = self.world.oracle.rows.values()
-        return {row.id for row in rows if row.id not in due and row.id not in seen}
+        return {row.id for row in rows if row.id not in seen and (row.id not in due or row.author == user)}
 
     @staticmethod
     def _keep(where: list[Any], what: Any) -> None:
@@ -816,7 +816,7 @@ class Timelines(RuleBasedStateMachine):
         if found and not page.degraded:
             low = self.world.boundary(at.user, page.newer_cursor)
             header = await self._header(at.user)
-            place = Newer(at.user, page.newer_cursor, set(found), low, self._old(set(found)), self.now, header)
+            place = Newer(at.user, page.newer_cursor, set(found), low, self._old(at.user, set(found)), self.now, header)
             place.excused -= {each for each in place.excused if each > low}
             self._keep(self.newer, place)
         return f"{self.who(at.user)} goes down by {limit}: {self.names(found)} (process {on}, {page.source})"
@@ -856,7 +856,7 @@ class Timelines(RuleBasedStateMachine):
         assert not missing or page.degraded, f"{self.names(missing)} was never told: {told}"
         if not page.gap:
             at.low, at.since, at.header = 0, self.now, await self._header(at.user)
-            at.excused |= self._old(at.seen)
+            at.excused |= self._old(at.user, at.seen)
         return True
 
     def _count(self, what: str) -> None:

@@ -148,3 +148,35 @@ def test_a_profile_holds_own_tweets_replies_and_all_retweets(oracle: Oracle) -> 
     tweet, reply = post(oracle, 1, ANN), post(oracle, 2, ANN, reply_to_user=CAT)
     retweet = post(oracle, 3, ANN, source=tweet)
     assert oracle.profile(ANN, None) == [retweet, reply, tweet]
+
+
+def test_undoing_takes_every_retweet_of_that_tweet_by_that_user_and_no_other(oracle: Oracle) -> None:
+    source = post(oracle, 1, CAT)
+    first = post(oracle, 2, ANN, source=source)
+    second = post(oracle, 2 + 7 * HOUR, ANN, source=source)
+    other = post(oracle, 2 + 14 * HOUR, BEN, source=source)
+    assert oracle.home(READER) == [other, second, first]
+    oracle.undo(ANN, source)
+    assert oracle.home(READER) == [other]
+
+
+def test_places_are_what_home_shows_and_the_retweets_that_it_hides(oracle: Oracle) -> None:
+    source = post(oracle, 1, ANN)
+    hidden = post(oracle, 2, BEN, source=source)
+    post(oracle, 3, CAT, source=source)  # not followed
+    assert oracle.home(READER) == [source]
+    assert oracle.places(READER) == [hidden, source]
+
+
+def test_a_quote_is_shown_unless_its_author_is_muted_or_it_may_not_be_seen(oracle: Oracle) -> None:
+    quoted = post(oracle, 1, CAT)
+    quote = post(oracle, 2, ANN, quote_of=quoted)
+    assert oracle.shows_quote(quote, READER)
+    oracle.mutes[READER] = {CAT}
+    assert not oracle.shows_quote(quote, READER)
+    oracle.mutes[READER] = set()
+    oracle.blocks[CAT].add(READER)
+    assert not oracle.shows_quote(quote, READER)
+    oracle.blocks[CAT].clear()
+    oracle.rows[quoted].deleted = True
+    assert not oracle.shows_quote(quote, READER)
