@@ -25,7 +25,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "schema": ("timeline.store.command:schema", "Cassandra's tables: apply | status."),
     "topics": ("timeline.eventlog.command:topics", "Kafka's topics: apply | status."),
     "local": ("timeline.local.command:local", "Run everything on this machine, real engines included."),
-    "doctor": ("timeline.wiring:doctor", "doctor timeline USER: explain how a cached timeline differs from the store."),
+    "doctor": ("timeline.wiring:doctor", "doctor timeline USER: what a cached timeline lacks, and why."),
     "load": ("timeline.wiring:load", "Load a graph of follows, and posts, through the write path."),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
