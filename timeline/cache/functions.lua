@@ -145,12 +145,10 @@ local function renew(keys, args)
     return 0
 end
 
--- push_late(list; entry): as RPUSHX, and the header says that its newest late arrival is this one, and came now. A list of another
--- release, whose header we cannot mark, goes: it is rebuilt.
+-- push_late(list; entry): as RPUSHX, and the header says that its newest late arrival is this one, and came now.
 local function push_late(keys, args)
     local header = header_of(keys[1])
     if not header then
-        redis.call('DEL', keys[1])
         return 0
     end
     local length = redis.call('RPUSH', keys[1], args[1])
