@@ -785,7 +785,10 @@ class NoClasses:
     async def record_hole(self, away: Away) -> bool:
         return False
 
-    async def end_hole(self, node: str) -> None:
+    async def settled(self) -> None:
+        return None
+
+    async def end_hole(self, node: str, *, used: bool = True) -> None:
         return
 
 
