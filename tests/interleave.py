@@ -254,7 +254,7 @@ class Meeting:
         self._actors[actor_of(wanted)].choose(wanted)
 
     async def _settled(self) -> list[str]:
-        """When everybody stands still, or is given up on for now: what may be chosen. Empty when all have ended."""
+        """When everybody stands still, or is given up on until the next choice: what may be chosen. Empty when all have ended."""
         began = time.monotonic()
         while True:
             await asyncio.sleep(POLL_SECONDS)

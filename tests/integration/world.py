@@ -293,12 +293,9 @@ class World:
         self.oracle.undo(user, self.oracle.rows[tweet_id].shown)
 
     async def delete(self, user: int, tweet_id: int, on: int = 0) -> None:
-        """Of a retweet: undo it, whichever of the user's retweets of that tweet stands."""
+        """Of a retweet: undo it, and no other."""
         await self.processes[on].writer.delete(UserId(user), TweetId(tweet_id))
-        row = self.oracle.rows[tweet_id]
-        row.deleted = True
-        if row.source is not None:
-            self.oracle.undo(user, row.source)
+        self.oracle.rows[tweet_id].deleted = True
 
     async def deliver(self, *tweets: Tweet, late: bool = False) -> None:
         """Push these to everybody, by the ports of fan-out alone: nobody is left out."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from timeline.assembly import trust
 from timeline.assembly.compare import (
     Cause,
     Comparison,
@@ -240,9 +241,20 @@ def test_why_a_list_is_not_believed(home: ListView, told: Notices, why: Distrust
     assert distrust(home, told, LIMITS, NOW) is why
 
 
-def test_an_own_list_is_used_however_old_it_is() -> None:
-    old = view([], built_ms=NOW - LIMITS.timeline_built_seconds_max * 1000 - 1)
-    assert usable({UserId(BOB): old}, notices(), LIMITS, NOW) == {BOB: old}
+@pytest.mark.parametrize("apart_ms", [-LIMITS.notices_margin_ms, -LIMITS.clock_skew_ms - 1, -1, 0, 1])
+@pytest.mark.parametrize("more_ms", [-1, 0, 1])
+@pytest.mark.parametrize("home", [view([]), view([], on=ANOTHER)])
+def test_the_audit_distrusts_what_readers_distrust(home: ListView, apart_ms: int, more_ms: int) -> None:
+    """Two pieces of code say so: one that judged otherwise would be blind to holes, or find some that nobody sees."""
+    told = notices(dirty_until_ms=BUILT + apart_ms + more_ms)
+    judged = distrust(home, told, LIMITS, NOW)
+    assert (None if judged is None else judged.value) == trust.distrust(home, told, LIMITS)
+
+
+def test_an_own_list_is_used_until_it_is_too_old() -> None:
+    oldest = view([], built_ms=NOW - LIMITS.timeline_built_seconds_max * 1000)
+    older = view([], built_ms=NOW - LIMITS.timeline_built_seconds_max * 1000 - 1)
+    assert usable({UserId(BOB): oldest, UserId(ANN): older}, notices(), LIMITS, NOW) == {BOB: oldest}
 
 
 def test_an_entry_without_a_tweet_is_a_phantom() -> None:

@@ -191,7 +191,7 @@ def usable(
     return {
         author: view
         for author, view in profiles.items()
-        if not view.header.building and distrust(view, notices, limits, now_ms) in (None, Distrust.old)
+        if not view.header.building and distrust(view, notices, limits, now_ms) is None
     }
 
 

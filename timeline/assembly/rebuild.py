@@ -99,6 +99,8 @@ class Rebuilder:
         kind, user_id = whose.kind, whose.user_id
         building = await self._lists.begin_build(kind, user_id)
         if building is None:
+            # the store was not asked: lists of a node that is away take nothing from others
+            self._admissions[kind].give_back()
             return "lost"
         try:
             history = await self._history_of(whose)
@@ -160,3 +162,7 @@ class Admission:
             return False
         self._permits -= 1
         return True
+
+    def give_back(self) -> None:
+        """A permit that was taken and not used."""
+        self._permits = min(self._at_once, self._permits + 1)

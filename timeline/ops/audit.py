@@ -168,7 +168,7 @@ class Audit:
 
 def _calm(found: Comparison) -> str:
     """What there is to say of a reader without holes."""
-    if found.look.home is None:
+    if found.look.home is None or found.look.home.header.building:
         return "gone"
     return "clean" if found.distrust is None else "untrusted"
 

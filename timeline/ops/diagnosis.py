@@ -127,8 +127,8 @@ def _trust(distrust: Distrust | None, home: ListView, found: Comparison, limits:
     if distrust is None:
         return f"yes: on the primary that it was built on, and slot {home.slot} has had no holes since"
     if distrust is Distrust.unknown:
-        why = "which primary it is on, or was built on, is not known"
-    elif distrust is Distrust.primary:
+        return "NO: which primary it is on, or was built on, is not known. Pages say so (degraded) until its node tells"
+    if distrust is Distrust.primary:
         why = "its Redis node has failed over since it was built, and may have lost deliveries"
     elif distrust is Distrust.hole:
         until_ms = int(found.look.notices.dirty_until_ms[home.slot])

@@ -86,13 +86,18 @@ class Retweets:
             await by_time.put(self._session, Mark.retweet, source, user_id, stands.version)
         return stands
 
-    async def undo(self, user_id: UserId, source: TweetId, version: int) -> Retweeted | None:
-        """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too."""
+    async def undo(
+        self, user_id: UserId, source: TweetId, version: int, only: TweetId | None = None
+    ) -> Retweeted | None:
+        """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too. `only`: unless it is
+        another retweet that stands by now."""
         stands = await self.find(user_id, source)
         ended: int | None = None  # the decision that was undone
         for _ in range(_TRIES_MAX):
             if stands is None:
                 return None
+            if only is not None and stands.retweet_id != only:
+                return stands
             if not stands.active:
                 break
             decided = Retweeted(stands.retweet_id, False, max(version, stands.version + 1))

@@ -79,8 +79,11 @@ class RetweetStore(Protocol):
         """Make it active: answers `mine` if it was not, else the active one that was there, unchanged.
         Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
 
-    async def undo(self, user_id: UserId, source: TweetId, version: int) -> Retweeted | None:
-        """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too."""
+    async def undo(
+        self, user_id: UserId, source: TweetId, version: int, only: TweetId | None = None
+    ) -> Retweeted | None:
+        """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too. `only`: unless it is
+        another retweet that stands by now."""
 
     async def count(self, source: TweetId) -> int:
         """How many retweets are active, counted up to 10,000 (store: by reading the mirror)."""

@@ -162,9 +162,18 @@ class Writer(Graph):
                 raise no_tweet(tweet_id)
             raise BadRequest("not-yours", "Only its author deletes a tweet.")
         if tweet.retweet_of is not None:
-            await self.unretweet(me, tweet_id)
+            await self._undo_only(me, tweet, tweet.retweet_of)
             return
         await self._remove(me, tweet.id, tweet.version)
+
+    async def _undo_only(self, me: UserId, retweet: Tweet, source: TweetId) -> None:
+        """This one and no other: a client that repeats it late must not undo what was decided since."""
+        marked = await self._mark_marks(me)
+        standing = await self._retweets.undo(me, source, self._ids.now_us(), retweet.id)
+        with after_effect():
+            above = retweet.version if standing is None else max(retweet.version, standing.version)
+            await self._remove(me, retweet.id, above)
+            await self._forget_marks(me, marked)
 
     async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         """Repeating changes nothing. Raises BadRequest: user-not-found, tweet-not-found, not-retweetable."""

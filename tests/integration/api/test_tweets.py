@@ -142,6 +142,19 @@ async def test_a_retweet_is_undone_by_its_id_by_the_retweeter_alone(api: Api) ->
     assert (await api.tweet(tweet["id"], me)).json["viewer"]["retweeted"] is False
 
 
+async def test_undoing_a_retweet_once_more_does_not_undo_a_newer_one(api: Api) -> None:
+    """A client may repeat a request late: what was decided since stands."""
+    me, other = await api.users(2)
+    tweet = await api.post(other)
+    path = f"/api/tweet/{tweet['id']}/retweet"
+    first = (await api.call("POST", path, me)).json["retweet_id"]
+    assert (await api.call("DELETE", f"/api/tweet/{first}", me)).status == 204
+    second = (await api.call("POST", path, me)).json["retweet_id"]
+    assert (await api.call("DELETE", f"/api/tweet/{first}", me)).status == 204
+    assert await api.profile(me) == [second]
+    assert (await api.tweet(tweet["id"], me)).json["viewer"]["retweeted"] is True
+
+
 async def test_a_retweet_goes_when_its_source_does(api: Api) -> None:
     me, other = await api.users(2)
     tweet = await api.post(other)

@@ -321,7 +321,7 @@ async def test_a_promotion_is_noticed_within_the_period_of_checks_though_the_con
                 view = await cache.lists.read(HOME, user, None)
                 record = await cache.readers.get(user)
             except Unavailable:
-                pass  # while it is a replica
+                pass  # while the node is a replica it refuses to answer, which is right; what it does answer is judged, and counted
             else:
                 assert view is None or not view.is_at_home
                 assert record is None
