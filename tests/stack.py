@@ -18,6 +18,16 @@ from typing import Any, TypeVar
 
 from tests.conftest import free_base_port
 
+# Times so short that a follow is soon old, and who is pulled soon known to all; one machine has one clock
+BRISK = {
+    "clock_skew_ms": 100,
+    "notices_refresh_ms": 200,
+    "notices_lease_ms": 2_500,
+    "reader_lease_seconds": 2,
+    "audit_second_look_ms": 1_000,
+    "follower_cache_ms": 1_500,
+    "fresh_follow_ms": 4_000,
+}
 Value = TypeVar("Value")
 START_SECONDS = 60
 STOP_SECONDS = 40

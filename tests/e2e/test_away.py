@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.inside import Lists, messages_behind
 from tests.e2e.readers import HOME, Follower, positions, read_page, walk_down
 from tests.oracle import Oracle, Row
-from tests.stack import Stack, running, until
+from tests.stack import BRISK, Stack, running, until
 from timeline.domain.limits import Limits
 from timeline.local import Control
 
@@ -25,15 +25,7 @@ FANS = range(1_001, 1_061)
 THRESHOLD = 50
 BEFORE, AWAY, AFTER = 400, 5_000, 40
 AT_ONCE_SECONDS = 2.0  # of a first page whose history must be read from the store, on a machine that runs all engines
-LIMITS = {
-    "clock_skew_ms": 100,
-    "notices_refresh_ms": 200,
-    "notices_lease_ms": 2_500,
-    "reader_lease_seconds": 2,
-    "audit_second_look_ms": 1_000,
-    "follower_cache_ms": 1_500,
-    "fresh_follow_ms": 4_000,
-}
+LIMITS = BRISK
 
 
 @dataclass

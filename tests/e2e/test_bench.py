@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loadtest.bench.home import Size, measure, open_stack, report
+from tests.stack import BRISK
 from timeline.local import Control
 
 SMALL = Size(
@@ -17,13 +18,7 @@ SMALL = Size(
     requests=3,
     limits={
         "late_after_ms": 3_000,
-        "clock_skew_ms": 100,
-        "notices_refresh_ms": 200,
-        "notices_lease_ms": 2_500,
-        "reader_lease_seconds": 2,
-        "audit_second_look_ms": 1_000,
-        "follower_cache_ms": 1_500,
-        "fresh_follow_ms": 4_000,
+        **BRISK,
     },
 )
 

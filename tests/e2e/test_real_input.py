@@ -25,7 +25,7 @@ import pytest
 from tests.e2e.inside import Lists, messages_behind
 from tests.e2e.readers import ASKED_AGAIN, HOME, Follower, Walk, walk_down
 from tests.oracle import Oracle, Row
-from tests.stack import Stack, running, until
+from tests.stack import BRISK, Stack, running, until
 from timeline.domain.limits import Limits
 from timeline.local import Control
 from timeline.ops import demo
@@ -42,13 +42,7 @@ SMALL = {
     "timeline_slack": 15,
     "profile_entries_max": 20,
     "tail_entries": 20,
-    "clock_skew_ms": 100,
-    "notices_refresh_ms": 200,
-    "notices_lease_ms": 2_500,
-    "reader_lease_seconds": 2,
-    "audit_second_look_ms": 1_000,
-    "follower_cache_ms": 1_500,
-    "fresh_follow_ms": 4_000,
+    **BRISK,
 }
 
 

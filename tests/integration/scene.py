@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tests.integration.world import Recorder, positions
+from tests.integration.world import NoLog, Recorder, people, positions
 from tests.oracle import Oracle, Row
 from timeline.assembly.service import Page, Reading
 from timeline.cache import Cache, open_cache
@@ -23,7 +23,7 @@ from timeline.domain.errors import BadRequest
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
-from timeline.domain.model import Tweet, TweetKey, User, Visibility
+from timeline.domain.model import Tweet, TweetKey, Visibility
 from timeline.domain.records import Header
 from timeline.fanout.ports import Batch
 from timeline.fanout.worker import Fanout
@@ -71,19 +71,6 @@ class Clock:
         return self.now
 
 
-class Deliveries:
-    """An event log's end without a log: a worker is called with its batch."""
-
-    async def batch(self) -> Batch:
-        raise AssertionError("nobody takes batches here")
-
-    async def done(self, batch: Batch) -> None:
-        pass
-
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
-        raise AssertionError(f"{event} was rejected: {reason}")
-
-
 class Minting:
     """A process's ids; `minted` are known before anything is stored under them."""
 
@@ -118,7 +105,7 @@ class Process:
     def worker(self, push_followers_max: int) -> Fanout:
         """A fan-out worker with this threshold, that knows nothing yet."""
         return Fanout(
-            Deliveries(),
+            NoLog(),
             self.store.followers,
             self.cache.lists,
             self.store.notices,
@@ -199,18 +186,7 @@ class Stage:
         store, at_us = self.one.store, time.time_ns() // 1_000 - LONG_AGO_US
         firsts = [self.first_user + 10 * at for at in range(count)]
         self.first_user += 10 * count
-        users = [
-            User(
-                id=UserId(user),
-                handle=f"user_{user}",
-                name=f"User {user}",
-                avatar_url=None,
-                created_ms=at_us // 1000,
-                version=at_us,
-            )
-            for first in firsts
-            for user in range(first, first + 5)
-        ]
+        users = people((user for first in firsts for user in range(first, first + 5)), at_us)
         await store.bulk.load_users(users)
         pairs = [(first + one, first + other) for first in firsts for one in (0, 1) for other in (2, 3)]
         followers, followees = np.array(pairs, np.int64).T

@@ -26,13 +26,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.integration.world import SMALL, Clock, World, causes_of_degraded_pages, open_world, positions
+from tests.integration.world import SMALL, Clock, World, causes_of_degraded_pages, open_world, people, positions
 from timeline import metrics
 from timeline.assembly.service import Page
 from timeline.domain.errors import BadRequest
 from timeline.domain.ids import ID_MAX, UserId
 from timeline.domain.limits import Limits
-from timeline.domain.model import Tweet, User, Visibility
+from timeline.domain.model import Tweet, Visibility
 from timeline.domain.records import Header, ListKind
 from timeline.fanout.ports import Away
 from timeline.local import Control
@@ -319,19 +319,7 @@ class Timelines(RuleBasedStateMachine):
         everybody = range(len(NAMES))
         follows = {(one, other) for one in everybody for other in everybody if one != other} - strangers
         pairs = sorted((self.users[one], self.users[other]) for one, other in follows)
-        await self.world.store.bulk.load_users(
-            [
-                User(
-                    id=UserId(user),
-                    handle=f"user_{user}",
-                    name=f"User {user}",
-                    avatar_url=None,
-                    created_ms=at_us // 1000,
-                    version=at_us,
-                )
-                for user in self.users
-            ]
-        )
+        await self.world.store.bulk.load_users(people(self.users, at_us))
         self.world.users += self.users
         if pairs:
             followers, followees = np.array(pairs, np.int64).T

@@ -7,7 +7,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +24,7 @@ from timeline.domain.entries import Entry, UserIds
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
-from timeline.domain.model import Tweet, Visibility
+from timeline.domain.model import Tweet, User, Visibility
 from timeline.domain.records import ListKind
 from timeline.fanout.plan import is_late
 from timeline.fanout.ports import Away, Batch, Delivery, NotAcknowledged
@@ -132,7 +132,22 @@ class Pushes:
         return reached, left
 
 
-class _Taken:
+def people(user_ids: Iterable[int], at_us: int) -> list[User]:
+    """Users as if signed up then."""
+    return [
+        User(
+            id=UserId(user),
+            handle=f"user_{user}",
+            name=f"User {user}",
+            avatar_url=None,
+            created_ms=at_us // 1000,
+            version=at_us,
+        )
+        for user in user_ids
+    ]
+
+
+class NoLog:
     """An event log's end without a log: a worker is called with its batch."""
 
     async def batch(self) -> Batch:
@@ -166,7 +181,7 @@ class Process:
         self.pushes = Pushes(self.cache)
         self.shift_ms = 0
         self.fanout = Fanout(
-            _Taken(),
+            NoLog(),
             self.store.followers,
             self.pushes,
             self.store.notices,

@@ -144,7 +144,7 @@ def make_examiner(settings: Settings, store: Store, cache: Cache) -> Examiner:
 async def open_examiner(settings: Settings) -> AsyncIterator[Examiner]:
     """What readers are examined with by whoever is no process of the service. Raises Unavailable."""
     async with open_store(settings) as store, open_cache(settings) as cache:
-        keeping = asyncio.create_task(store.notices.run(asyncio.Event()), name="notices")
+        keeping = asyncio.create_task(store.notices.run(), name="notices")
         try:
             yield make_examiner(settings, store, cache)
         finally:
