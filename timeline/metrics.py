@@ -33,7 +33,9 @@ CONSUMER_LAG_MESSAGES = Gauge(
 )
 DELIVERY_LAG_SECONDS = Histogram(
     "timeline_delivery_lag_seconds",
-    "From a tweet's creation to the acknowledged write to its last follower. Above 5 s breaks the promise: see the consumer lag.",
+    "From a tweet's creation to the acknowledged write to its last follower: of a whole tweet, or of each slice of a large fan-out "
+    "(the slowest slice is that tweet's). Above 5 s breaks the promise: see the consumer lag. High for slices alone: more workers.",
+    ["of"],
     buckets=_LAGS,
 )
 PAUSED = Gauge(
@@ -46,7 +48,8 @@ PUSHES = Counter("timeline_pushes_total", "Entries sent to followers, whether or
 LEFT_OUT = Counter(
     "timeline_left_out_total",
     "What fan-out did not append, by cause: home and profile are appends to lists on a Redis node that stays away, with its hole "
-    "recorded (bring it back; its lists are rebuilt on their next reads); pulled are tweets of pulled authors, as it should be.",
+    "recorded (bring it back; its lists are rebuilt on their next reads); pulled are tweets of pulled authors, pulled_slice slices of "
+    "authors who have come to be pulled since, both as it should be.",
     ["cause"],
 )
 PULLED_AUTHORS = Gauge(

@@ -170,6 +170,11 @@ class Settings(BaseSettings):
                 f"Set {prefix}_TLS_CA to the file of the CA that vouches for them.",
             )
 
+    @property
+    def kafka_slice_group(self) -> str:
+        """The group that takes slices of large fan-outs: its backlog is not that of new tweets."""
+        return f"{self.kafka_group}.slices"
+
     @cached_property
     def replication(self) -> dict[str, int]:
         """Copies by datacenter."""

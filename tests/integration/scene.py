@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from tests.integration.world import NoLog, Recorder, people, positions
+from tests.integration.world import NoLog, Recorder, SlicesAtHand, people, positions
 from tests.oracle import Oracle, Row
 from timeline.assembly.service import Page, Reading
 from timeline.cache import Cache, open_cache
@@ -45,6 +45,8 @@ LIMITS = Limits(
     profile_entries_max=6,
     tail_entries=4,
     pull_rows_per_author=2,
+    follower_shard_size=4,
+    fanout_followers_page=3,
     building_seconds=1,
     rebuilds_per_second=10_000,
     clock_skew_ms=1,
@@ -106,7 +108,9 @@ class Process:
         """A fan-out worker with this threshold, that knows nothing yet."""
         return Fanout(
             NoLog(),
+            SlicesAtHand(),
             self.store.followers,
+            self.store.progress,
             self.cache.lists,
             self.store.notices,
             self.settings.limits,

@@ -21,7 +21,7 @@ from timeline.cache import Cache, open_cache
 from timeline.cache.keys import slot_of
 from timeline.domain.cursors import Signer
 from timeline.domain.entries import Entry, UserIds
-from timeline.domain.events import TweetCreated
+from timeline.domain.events import FanoutSlice, TweetCreated
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.domain.model import Tweet, User, Visibility
@@ -48,6 +48,8 @@ SMALL = Limits(
     tail_entries=4,
     pull_rows_per_author=2,
     page_default=3,
+    follower_shard_size=3,
+    fanout_followers_page=2,
     late_after_ms=3_000,
     clock_skew_ms=1,
     retweet_window_ms=300,
@@ -147,17 +149,47 @@ def people(user_ids: Iterable[int], at_us: int) -> list[User]:
     ]
 
 
+async def every_follower(store: Store, author: UserId) -> UserIds:
+    """Of all shards."""
+    count = (await store.followers.shards([author]))[author]
+    return np.concatenate([await store.followers.shard(author, shard) for shard in range(count)])
+
+
 class NoLog:
     """An event log's end without a log: a worker is called with its batch."""
 
-    async def batch(self) -> Batch:
+    async def batch(self) -> Batch[TweetCreated]:
         raise AssertionError("nobody takes batches here")
 
-    async def done(self, batch: Batch) -> None:
+    async def done(self, batch: Batch[TweetCreated]) -> None:
         pass
 
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
         raise AssertionError(f"{event} was rejected: {reason}")
+
+
+class SlicesAtHand:
+    """Slices without a log: what is produced waits in a list until a test delivers it."""
+
+    def __init__(self) -> None:
+        self.waiting: list[FanoutSlice] = []
+
+    async def produce(self, slices: Sequence[FanoutSlice]) -> None:
+        self.waiting += slices
+
+    async def batch(self) -> Batch[FanoutSlice]:
+        raise AssertionError("nobody takes batches here")
+
+    async def done(self, batch: Batch[FanoutSlice]) -> None:
+        pass
+
+    async def reject(self, event: FanoutSlice, batch: Batch[FanoutSlice], reason: str) -> None:
+        raise AssertionError(f"{event} was rejected: {reason}")
+
+    async def deliver_all(self, fanout: Fanout) -> None:
+        """Those that wait, the newest first: in a log they would come in any order."""
+        while self.waiting:
+            await fanout.deliver_slices(Batch([self.waiting.pop()], None))
 
 
 @dataclass
@@ -174,15 +206,19 @@ class Process:
     clock: Callable[[], float]
     pushes: Pushes
     fanout: Fanout
+    slices: SlicesAtHand
     shift_ms: int = 0
 
     def new_worker(self) -> None:
         """One that remembers nothing."""
         self.pushes = Pushes(self.cache)
         self.shift_ms = 0
+        self.slices = SlicesAtHand()
         self.fanout = Fanout(
             NoLog(),
+            self.slices,
             self.store.followers,
+            self.store.progress,
             self.pushes,
             self.store.notices,
             self.settings.limits,
@@ -315,8 +351,7 @@ class World:
     async def deliver(self, *tweets: Tweet, late: bool = False) -> None:
         """Push these to everybody, by the ports of fan-out alone: nobody is left out."""
         for tweet in tweets:
-            followers = [page.followers async for page in self.store.followers.pages([tweet.author_id])]
-            whom = np.concatenate([np.empty(0, np.int64), *followers])
+            whom = await every_follower(self.store, tweet.author_id)
             is_marked = late or is_late(tweet.entry, time.time_ns() // 1_000_000, self.settings.limits)
             await self.cache.lists.push([Delivery(tweet.entry, whom, is_marked)])
             await self.cache.lists.push_profiles([(tweet.entry, is_marked)])
@@ -328,7 +363,9 @@ class World:
     async def fan_out(self, *tweets: Tweet, on: int = 0) -> None:
         """One batch, by a process's worker."""
         events = [TweetCreated(each.id, each.author_id, each.entry.reference) for each in tweets]
-        await self.processes[on].fanout.deliver(Batch(events, None))
+        process = self.processes[on]
+        await process.fanout.deliver(Batch(events, None))
+        await process.slices.deliver_all(process.fanout)
 
     async def evict(self, user: int, kind: str = "timeline") -> None:
         key = f"{self.settings.redis_key_prefix}{kind}:{{{user}}}".encode()
@@ -506,6 +543,7 @@ async def _open_process(
             clock=clock or time.monotonic,
             pushes=None,  # type: ignore[arg-type]
             fanout=None,  # type: ignore[arg-type]
+            slices=SlicesAtHand(),
         )
         made.new_worker()
         if clock is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -13,11 +13,20 @@ import numpy.typing as npt
 
 from tests.unit.fake_clock import until
 from timeline.domain.entries import Entry, UserIds
-from timeline.domain.events import TweetCreated
+from timeline.domain.events import FanoutSlice, TweetCreated
 from timeline.domain.ids import TweetId, UserId, first_id_at
 from timeline.domain.limits import Limits
 from timeline.domain.notices import SLOTS
-from timeline.fanout.ports import Away, Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
+from timeline.fanout.ports import (
+    Away,
+    Batch,
+    Delivery,
+    FollowerPage,
+    NotAcknowledged,
+    Patiently,
+    Progress,
+    at_once,
+)
 from timeline.fanout.worker import Fanout, run_fanout
 
 NOW_MS = 1_780_000_000_000
@@ -34,32 +43,98 @@ def page(author: int, *followers: int) -> FollowerPage:
 
 class FakeEvents:
     def __init__(self, *batches: Sequence[TweetCreated]) -> None:
-        self._waiting = [Batch(events, at) for at, events in enumerate(batches)]
+        self._waiting: list[Batch[TweetCreated]] = [Batch(events, at) for at, events in enumerate(batches)]
         self.taken = 0
         self.done_tokens: list[object] = []
 
-    async def batch(self) -> Batch:
+    async def batch(self) -> Batch[TweetCreated]:
         if not self._waiting:
             await asyncio.Event().wait()
         self.taken += 1
         return self._waiting.pop(0)
 
-    async def done(self, batch: Batch) -> None:
+    async def done(self, batch: Batch[TweetCreated]) -> None:
         self.done_tokens.append(batch.token)
 
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
         raise AssertionError("nothing here can be rejected")
 
 
+class FakeSlices:
+    """The event log of slices: what is produced waits to be taken."""
+
+    def __init__(self) -> None:
+        self.waiting: list[FanoutSlice] = []
+        self.produced: list[FanoutSlice] = []
+        self.done_slices: list[FanoutSlice] = []
+        self.failures: list[Exception] = []  # of producing, from the last
+        self._filled = asyncio.Event()
+
+    async def produce(self, slices: Sequence[FanoutSlice]) -> None:
+        for each in slices:
+            if self.failures:
+                raise self.failures.pop()
+            self.produced.append(each)
+            self.waiting.append(each)
+        self._filled.set()
+
+    async def batch(self) -> Batch[FanoutSlice]:
+        while not self.waiting:
+            self._filled.clear()
+            await self._filled.wait()
+        return Batch([self.waiting.pop(0)], None)
+
+    async def done(self, batch: Batch[FanoutSlice]) -> None:
+        self.done_slices += batch.events
+
+    async def reject(self, event: FanoutSlice, batch: Batch[FanoutSlice], reason: str) -> None:
+        raise AssertionError("nothing here can be rejected")
+
+
+class FakeProgress:
+    """What is stored of slices."""
+
+    def __init__(self) -> None:
+        self.of: dict[tuple[int, int], Progress] = {}
+        self.saved: list[Progress] = []
+        self.failures: list[Exception] = []  # of saving, from the last
+
+    async def read(self, tweet_id: TweetId, shard: int) -> Progress:
+        return self.of.get((tweet_id, shard), Progress())
+
+    async def save(self, tweet_id: TweetId, shard: int, progress: Progress) -> None:
+        if self.failures:
+            raise self.failures.pop()
+        self.of[tweet_id, shard] = progress
+        self.saved.append(progress)
+
+
 class FakeFollowers:
-    def __init__(self, graph: dict[int, list[int]], page_max: int = 3) -> None:
-        self.graph, self._page_max = graph, page_max
+    """`shard_size`: with more followers than that an author has several shards; None: never."""
+
+    def __init__(self, graph: dict[int, list[int]], page_max: int = 3, shard_size: int | None = None) -> None:
+        self.graph, self._page_max, self._shard_size = graph, page_max, shard_size
         self.failures: list[Exception] = []
         self.read: list[int] = []  # authors, one time for each reading
+        self.shards_read: list[tuple[int, int]] = []
         self.counted: list[int] = []
+
+    async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+        size = self._shard_size
+        return {author: 1 if size is None else max(1, -(-len(self._of(author)) // size)) for author in authors}
+
+    async def shard(self, author: UserId, shard: int) -> UserIds:
+        assert self._shard_size is not None
+        self.shards_read.append((author, shard))
+        mine = sorted(self._of(author)[shard * self._shard_size : (shard + 1) * self._shard_size])
+        return np.array(mine, np.int64)
+
+    def _of(self, author: int) -> list[int]:
+        return self.graph.get(author, [])
 
     async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         """The failures come in the middle, before the last page."""
+        assert set((await self.shards(authors)).values()) <= {1}
         assert len(set(authors)) == len(authors)
         self.read += authors
 
@@ -206,18 +281,23 @@ class Running:
         push_followers_max: int = 1_000,
     ) -> None:
         self.events, self.pushes, self.now_ms = events, pushes, NOW_MS
-        self.classes = classes or FakeClasses()
+        self.classes, self.slices, self.progress = classes or FakeClasses(), FakeSlices(), FakeProgress()
         self.stopping = asyncio.Event()
         self.task = asyncio.create_task(
             run_fanout(
-                events,
-                followers,
-                pushes,
-                self.classes,
+                Fanout(
+                    events,
+                    self.slices,
+                    followers,
+                    self.progress,
+                    pushes,
+                    self.classes,
+                    limits,
+                    push_followers_max=push_followers_max,
+                    clock_ms=lambda: self.now_ms,
+                ),
                 limits,
                 self.stopping,
-                push_followers_max=push_followers_max,
-                clock_ms=lambda: self.now_ms,
             )
         )
 
@@ -240,13 +320,17 @@ class Worker:
         limits: Limits = LIMITS,
         push_followers_max: int = 1_000,
         page_max: int = 3,
+        shard_size: int | None = None,
     ) -> None:
-        self.events, self.followers = FakeEvents(), FakeFollowers(graph, page_max)
+        self.events, self.followers = FakeEvents(), FakeFollowers(graph, page_max, shard_size)
+        self.slices, self.progress = FakeSlices(), FakeProgress()
         self.pushes, self.classes, self.seconds = FakePushes(), FakeClasses(), 0.0
         self._numbers = count()
         self._fanout = Fanout(
             self.events,
+            self.slices,
             self.followers,
+            self.progress,
             self.pushes,
             self.classes,
             limits,
@@ -261,6 +345,12 @@ class Worker:
         await self._fanout.deliver(Batch(events, events[0].tweet_id))
         assert events[0].tweet_id in self.events.done_tokens
         return [each.tweet_id for each in events]
+
+    async def deliver_slice(self, which: int = 0) -> FanoutSlice:
+        """One of those that wait."""
+        taken = self.slices.waiting.pop(which)
+        await self._fanout.deliver_slices(Batch([taken], None))
+        return taken
 
     def holders(self, tweet_id: int) -> set[int]:
         """Whose home has it."""

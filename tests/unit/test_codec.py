@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from timeline.domain.entries import RETWEET_BIT
 from timeline.domain.errors import PoisonEvent
-from timeline.domain.events import TweetCreated
+from timeline.domain.events import FanoutSlice, TweetCreated
 from timeline.domain.ids import ID_MAX, TweetId, UserId, first_id_at, time_ms
 from timeline.domain.model import Tweet
-from timeline.eventlog.codec import created, decode, encode, key
+from timeline.eventlog.codec import created, decode, decode_slice, encode, encode_slice, key, slice_key
 
 NOW_MS = 1_780_000_000_000
 SKEW_MS = 5_000
@@ -40,6 +40,34 @@ def test_an_event_survives_its_way_through_kafka_with_members_that_we_do_not_kno
 ) -> None:
     event = TweetCreated(TweetId(tweet), UserId(author), reference, version, unknown)
     assert decode(encode(event), NOW_MS, SKEW_MS) == event
+
+
+@given(
+    tweet=st.integers(1, TWEET),
+    author=st.integers(0, ID_MAX),
+    reference=st.just(0) | ids | ids.map(lambda of: of | RETWEET_BIT),
+    shard=st.integers(0, 2**31 - 1),
+    version=st.integers(1, 9),
+    unknown=members,
+)
+def test_a_slice_survives_its_way_with_the_version_and_the_members_of_its_tweet(
+    tweet: int, author: int, reference: int, shard: int, version: int, unknown: dict[str, object]
+) -> None:
+    unknown.pop("shard", None)
+    of = FanoutSlice.of(TweetCreated(TweetId(tweet), UserId(author), reference, version, unknown), shard)
+    assert decode_slice(encode_slice(of), NOW_MS, SKEW_MS) == of
+    assert (of.entry.reference, of.version, of.unknown) == (reference, version, unknown)
+
+
+def test_slices_of_an_author_have_keys_of_their_own() -> None:
+    event = TweetCreated(TweetId(TWEET), UserId(7), 0)
+    assert [slice_key(FanoutSlice.of(event, shard)) for shard in range(2)] == [b"7:0", b"7:1"]
+
+
+@pytest.mark.parametrize("shard", [None, -1, 2**31, True, "1", 1.5])
+def test_a_slice_without_the_number_of_its_shard_is_poison(shard: object) -> None:
+    with pytest.raises(PoisonEvent, match="shard"):
+        decode_slice(_json(shard=shard), NOW_MS, SKEW_MS)
 
 
 def test_ids_are_decimal_strings_and_the_key_is_the_author() -> None:

@@ -63,12 +63,12 @@ async def test_a_batch_reaches_all_followers_and_its_authors_own_lists_and_is_do
     graph = {1: list(range(10, 18)), 2: [10, 11], 3: []}
     first, second = [event(0, 1), event(1, 2), event(2, 1)], [event(3, 3)]
     worker = Running(FakeEvents(first, second), FakeFollowers(graph), FakePushes())
-    observed = metrics.DELIVERY_LAG_SECONDS._sum.get()
+    observed = metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get()
     worker.now_ms += 1500
     await worker.until_done(2)
     assert worker.pushes.homes == {(follower, each.tweet_id): 1 for each in first for follower in graph[each.author_id]}
     assert sorted(entry.tweet_id for entry, _ in worker.pushes.own) == [each.tweet_id for each in first + second]
-    assert metrics.DELIVERY_LAG_SECONDS._sum.get() - observed == pytest.approx(4 * 1.5)
+    assert metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get() - observed == pytest.approx(4 * 1.5)
 
 
 async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_before(

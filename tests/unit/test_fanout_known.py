@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -57,7 +57,7 @@ async def test_the_age_of_a_list_counts_from_before_its_first_page_was_read() ->
         clock.seconds += AGE_SECONDS / 3
     assert len(known._lists) == 1
     clock.seconds = AGE_SECONDS + 0.001
-    assert known._find(UserId(1), clock.seconds) is None
+    assert known._find((UserId(1), -1), clock.seconds) is None
 
 
 async def test_a_batch_that_waited_long_is_judged_by_when_it_was_taken() -> None:
@@ -92,14 +92,6 @@ async def test_only_a_whole_list_is_kept() -> None:
     assert followers.read == [1, 2] * 3
 
 
-async def test_a_list_that_is_too_long_is_read_each_time_and_the_others_are_kept() -> None:
-    followers = FakeFollowers({1: list(range(7)), 2: list(range(6))})
-    known = KnownFollowers(followers, replace(LIMITS, follower_cached_max=6), Clock())
-    for _ in range(2):
-        assert await read(known, 1, 2) == {1: list(range(7)), 2: list(range(6))}
-    assert followers.read == [1, 2, 1]
-
-
 async def test_what_was_used_longest_ago_makes_room() -> None:
     followers = FakeFollowers({author: list(range(100)) for author in range(1, 5)}, page_max=100)
     room = 3 * 1_200 + 800  # three lists of 800 bytes and what stands beside each, and one that is being read
@@ -118,6 +110,12 @@ async def test_a_page_does_not_keep_the_larger_array_that_it_is_a_piece_of_not_e
     wholes: list[weakref.ref[UserIds]] = []
 
     class Pieces:
+        async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+            raise AssertionError("not asked")
+
+        async def shard(self, author: UserId, shard: int) -> UserIds:
+            raise AssertionError("not asked")
+
         async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
             for _ in range(4):
                 assert all(whole() is None for whole in wholes[:-1])  # the last one is still in the loop's hands
@@ -149,7 +147,7 @@ async def test_a_younger_reading_replaces_an_older_one_and_its_room_is_free_agai
         assert len([each async for each in pages]) == len([each async for each in later])
         assert known.bytes == sum(each.bytes for each in known._lists.values())
         clock.seconds += 2 * AGE_SECONDS
-    assert known._lists[UserId(1)].began == clock.seconds - 2 * AGE_SECONDS
+    assert known._lists[UserId(1), -1].began == clock.seconds - 2 * AGE_SECONDS
 
 
 async def test_an_older_reading_that_ends_later_does_not_replace_a_younger_one() -> None:

@@ -27,3 +27,25 @@ class TweetCreated:
     @property
     def entry(self) -> Entry:
         return Entry(self.tweet_id, self.author_id, self.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class FanoutSlice:
+    """A tweet is to reach one follower shard of its author, who has several. Tweet and shard are its identity: taken twice, it changes
+    nothing. Version and unknown members are its tweet's.
+    """
+
+    tweet_id: TweetId
+    author_id: UserId
+    reference: int
+    shard: int
+    version: int = EVENT_VERSION
+    unknown: Mapping[str, object] = field(default_factory=dict)
+
+    @staticmethod
+    def of(event: TweetCreated, shard: int) -> FanoutSlice:
+        return FanoutSlice(event.tweet_id, event.author_id, event.reference, shard, event.version, event.unknown)
+
+    @property
+    def entry(self) -> Entry:
+        return Entry(self.tweet_id, self.author_id, self.reference)

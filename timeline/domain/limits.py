@@ -107,15 +107,17 @@ class Limits:
 
     # Fan-out
     fanout_batch_events: int = 500
-    fanout_followers_page: int = 5_000
+    fanout_followers_page: int = (
+        6_000  # a whole shard, which overshoots by some 60; a killed worker repeats one at most
+    )
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
     fanout_batches_in_flight: int = 2  # one reads followers while the other pushes
+    fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
     fanout_appends_per_push: int = 20_000  # 2 MB of commands: large enough to fill every node's pipe, small to repeat
     follower_cache_ms: int = (
         240_000  # how old a cached follower list may be when an event is consumed: within M (see there)
     )
     follower_cache_bytes_max: int = 64 * 1024 * 1024
-    follower_cached_max: int = 100_000  # followers of one author in that cache, 800 KB
     reclassify_seconds: int = 60  # between two countings of a pulled author's followers, which read up to the threshold
     pull_until_percent: int = 80  # of the threshold: below, a pulled author is pushed again. Hysteresis
     hole_after_ms: int = (

@@ -1,6 +1,7 @@
 """Events as JSON and back: the only place that knows how an event is spelled in Kafka.
 
-    {"version": 1, "tweet_id": "…", "author_id": "…", "reply_to_user": "…"}      or "retweet_of", or neither
+    tweet.created  {"version": 1, "tweet_id": "…", "author_id": "…", "reply_to_user": "…"}      or "retweet_of", or neither
+    fanout.slice   the same, and "shard": 17
 
 Ids are decimal strings, since JSON readers round large numbers. Members that this release does not know are kept and written again.
 """
@@ -13,12 +14,14 @@ import orjson
 
 from timeline.domain.entries import reference_to
 from timeline.domain.errors import PoisonEvent
-from timeline.domain.events import TweetCreated
+from timeline.domain.events import FanoutSlice, TweetCreated
 from timeline.domain.ids import ID_MAX, TweetId, UserId, time_ms
 from timeline.domain.model import Tweet
 
 _KNOWN = ("version", "tweet_id", "author_id", "reply_to_user", "retweet_of")
+_KNOWN_OF_SLICE = (*_KNOWN, "shard")
 _DIGITS_MAX = 19
+_SHARD_MAX = 2**31 - 1  # an int of the store
 
 
 def created(tweet: Tweet) -> TweetCreated:
@@ -31,25 +34,54 @@ def key(event: TweetCreated) -> bytes:
     return str(event.author_id).encode()
 
 
+def slice_key(event: FanoutSlice) -> bytes:
+    """What decides the partition: author and shard, so that an author's slices spread over all workers, and a shard's followers are
+    cached by one."""
+    return f"{event.author_id}:{event.shard}".encode()
+
+
 def encode(event: TweetCreated) -> bytes:
-    entry = event.entry
-    members: dict[str, object] = {
-        **event.unknown,
-        "version": event.version,
-        "tweet_id": str(event.tweet_id),
-        "author_id": str(event.author_id),
-    }
-    if entry.retweet_of is not None:
-        members["retweet_of"] = str(entry.retweet_of)
-    if entry.reply_to_user is not None:
-        members["reply_to_user"] = str(entry.reply_to_user)
-    return orjson.dumps(members)
+    return orjson.dumps({**event.unknown, **_members(event)})
+
+
+def encode_slice(event: FanoutSlice) -> bytes:
+    return orjson.dumps({**event.unknown, **_members(event), "shard": event.shard})
 
 
 def decode(value: bytes | None, now_ms: int, clock_skew_ms: int) -> TweetCreated:
     """The event. Raises PoisonEvent with the reason: not JSON, a member that is missing or no id, or an id minted more than
     `clock_skew_ms` after `now_ms`."""
     members = _object(value)
+    version, tweet_id, author_id, reference = _common(members, now_ms, clock_skew_ms)
+    return TweetCreated(tweet_id, author_id, reference, version, _unknown(members, _KNOWN))
+
+
+def decode_slice(value: bytes | None, now_ms: int, clock_skew_ms: int) -> FanoutSlice:
+    """The event. Raises PoisonEvent as `decode`, and where the shard is no number of one."""
+    members = _object(value)
+    version, tweet_id, author_id, reference = _common(members, now_ms, clock_skew_ms)
+    shard = members.get("shard")
+    if not isinstance(shard, int) or isinstance(shard, bool) or not 0 <= shard <= _SHARD_MAX:
+        raise PoisonEvent("shard is not the number of one")
+    return FanoutSlice(tweet_id, author_id, reference, shard, version, _unknown(members, _KNOWN_OF_SLICE))
+
+
+def _members(event: TweetCreated | FanoutSlice) -> dict[str, object]:
+    members: dict[str, object] = {
+        "version": event.version,
+        "tweet_id": str(event.tweet_id),
+        "author_id": str(event.author_id),
+    }
+    entry = event.entry
+    if entry.retweet_of is not None:
+        members["retweet_of"] = str(entry.retweet_of)
+    if entry.reply_to_user is not None:
+        members["reply_to_user"] = str(entry.reply_to_user)
+    return members
+
+
+def _common(members: dict[str, Any], now_ms: int, clock_skew_ms: int) -> tuple[int, TweetId, UserId, int]:
+    """Version, tweet, author, reference. Raises PoisonEvent."""
     version = members.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise PoisonEvent("version is not a whole number from 1")
@@ -62,13 +94,12 @@ def decode(value: bytes | None, now_ms: int, clock_skew_ms: int) -> TweetCreated
     ahead = time_ms(tweet_id) - now_ms
     if ahead > clock_skew_ms:
         raise PoisonEvent(f"tweet_id lies {ahead} ms in the future")
-    return TweetCreated(
-        TweetId(tweet_id),
-        UserId(author_id),
-        reference_to(retweet_of=retweet_of, reply_to_user=reply_to_user),
-        version,
-        {name: member for name, member in members.items() if name not in _KNOWN},
-    )
+    reference = reference_to(retweet_of=retweet_of, reply_to_user=reply_to_user)
+    return version, TweetId(tweet_id), UserId(author_id), reference
+
+
+def _unknown(members: dict[str, Any], known: tuple[str, ...]) -> dict[str, object]:
+    return {name: member for name, member in members.items() if name not in known}
 
 
 def _object(value: bytes | None) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""Events as fan-out takes them: in batches, done in any order, committed by watermark."""
+"""Events as fan-out takes them: in batches, done in any order, committed by watermark.
+
+New tweets and slices of large fan-outs are consumed by groups of their own: neither waits for the other's backlog or rebalance.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from time import time
+from typing import Generic, TypeVar
 
 from confluent_kafka import Message
 
@@ -19,10 +23,14 @@ from timeline.eventlog.dead import DeadLetters, Row
 from timeline.eventlog.lag import LagWatch
 from timeline.eventlog.ledger import Ledger, Partition, Runs
 from timeline.eventlog.member import Member
-from timeline.eventlog.producer import open_producer
+from timeline.eventlog.producer import Producer
+from timeline.eventlog.slices import SliceLog
 from timeline.eventlog.topics import Topic, name
 from timeline.fanout.ports import Batch
 from timeline.settings import Settings
+
+Event = TypeVar("Event")
+Decode = Callable[[bytes | None, int, int], Event]
 
 
 def _now_ms() -> int:
@@ -38,30 +46,38 @@ class _Taken:
     rejected: set[int] = field(default_factory=set)
 
 
-class Consumer:
-    """Events (fanout/ports.py). Made by `open_consumer`; batches may be done out of order, by one task or several."""
+class Consumer(Generic[Event]):
+    """Events (fanout/ports.py). Made by `open_tweets` or `open_slices`; batches may be done out of order, by one task or several."""
 
     def __init__(
-        self, limits: Limits, buffer: Buffer, ledger: Ledger, dead: DeadLetters, clock_ms: Callable[[], int] = _now_ms
+        self,
+        limits: Limits,
+        buffer: Buffer,
+        ledger: Ledger,
+        dead: DeadLetters,
+        decode: Decode[Event],
+        batch_max: int,
+        clock_ms: Callable[[], int] = _now_ms,
     ) -> None:
         self._limits, self._buffer, self._ledger, self._dead, self._clock_ms = limits, buffer, ledger, dead, clock_ms
+        self._decode_one, self._batch_max = decode, batch_max
         # apart: a batch decodes well before any of it is rejected
         self._undecodable, self._rejected = Row(limits.poison_in_a_row_max), Row(limits.poison_in_a_row_max)
 
-    async def batch(self) -> Batch:
-        """The next events, at least one, at most fanout_batch_events. What cannot be decoded has gone to the dead-letter topic.
+    async def batch(self) -> Batch[Event]:
+        """The next events, at least one, at most `batch_max`. What cannot be decoded has gone to the dead-letter topic.
 
         Raises PoisonEvent when too many in a row could not be decoded, and whatever ended the poll thread (Unavailable when
         Kafka threw us out for good). Cancelled, what was taken stays uncommitted.
         """
         while True:
-            messages, runs = await self._buffer.take(self._limits.fanout_batch_events, self._claim)
+            messages, runs = await self._buffer.take(self._batch_max, self._claim)
             batch = await self._decode(messages, runs)
             if batch.events:
                 return batch
             self._ledger.finish(runs)
 
-    async def done(self, batch: Batch) -> None:
+    async def done(self, batch: Batch[Event]) -> None:
         """The watermark may pass; the poll thread commits it within kafka_commit_interval_ms. Raises what ended that thread."""
         if self._buffer.error is not None:
             raise self._buffer.error
@@ -71,7 +87,7 @@ class Consumer:
             self._rejected.fine()
         self._ledger.finish(taken.runs)
 
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+    async def reject(self, event: Event, batch: Batch[Event], reason: str) -> None:
         """To its dead-letter topic, acknowledged, before `done`. Raises PoisonEvent when too many came in a row."""
         taken = batch.token
         assert isinstance(taken, _Taken)
@@ -93,11 +109,11 @@ class Consumer:
             offsets[topic, partition] = (first if offset > last else offset, offset)
         return self._ledger.take(offsets)
 
-    async def _decode(self, messages: Sequence[Message], runs: Runs) -> Batch:
+    async def _decode(self, messages: Sequence[Message], runs: Runs) -> Batch[Event]:
         events, good = [], []
         for message in messages:
             try:
-                event = codec.decode(message.value(), self._clock_ms(), self._limits.clock_skew_ms)
+                event = self._decode_one(message.value(), self._clock_ms(), self._limits.clock_skew_ms)
             except PoisonEvent as poison:
                 self._undecodable.poisoned(poison)
                 await self._dead.bury(message, poison)
@@ -108,18 +124,32 @@ class Consumer:
         return Batch(events, _Taken(good, runs))
 
 
-@asynccontextmanager
-async def open_consumer(settings: Settings) -> AsyncIterator[Consumer]:
+def open_tweets(settings: Settings, producer: Producer) -> AbstractAsyncContextManager[Consumer[TweetCreated]]:
     """A member of settings.kafka_group on `tweet.created`. Leaving commits what is done; what is not comes again."""
-    loop = asyncio.get_running_loop()
+    most = settings.limits.fanout_batch_events
+    return _open(settings, Topic.tweet_created, settings.kafka_group, codec.decode, most, producer)
+
+
+@asynccontextmanager
+async def open_slices(settings: Settings, producer: Producer) -> AsyncIterator[SliceLog]:
+    """A member of settings.kafka_slice_group on `fanout.slice`, one slice a batch; and where slices are put."""
+    group = settings.kafka_slice_group
+    async with _open(settings, Topic.fanout_slice, group, codec.decode_slice, 1, producer) as slices:
+        yield SliceLog(settings, producer, slices)
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, topic: Topic, group: str, decode: Decode[Event], batch_max: int, producer: Producer
+) -> AsyncIterator[Consumer[Event]]:
+    loop, limits = asyncio.get_running_loop(), settings.limits
     ledger = Ledger()
-    buffer = Buffer(settings.limits.kafka_buffer_events, loop)
-    member = Member(settings, name(settings, Topic.tweet_created), buffer, ledger)
-    lag = LagWatch(settings, ledger)
-    async with open_producer(settings, close_seconds=settings.limits.drain_seconds / 4) as producer:
-        member.start()
-        lag.start()
-        try:
-            yield Consumer(settings.limits, buffer, ledger, DeadLetters(producer, settings.limits))
-        finally:
-            await asyncio.gather(asyncio.to_thread(member.stop), asyncio.to_thread(lag.stop))
+    buffer = Buffer(limits.kafka_buffer_events, loop)
+    member = Member(settings, name(settings, topic), group, buffer, ledger)
+    lag = LagWatch(settings, group, ledger)
+    member.start()
+    lag.start()
+    try:
+        yield Consumer(limits, buffer, ledger, DeadLetters(producer, limits), decode, batch_max)
+    finally:
+        await asyncio.gather(asyncio.to_thread(member.stop), asyncio.to_thread(lag.stop))

@@ -27,11 +27,9 @@ class LagWatch:
     rd_kafka_enq_once_del_source_return, its issues 3663 and 4605).
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, group: str, ledger: Ledger) -> None:
         self._seconds, self._ledger = settings.limits.consumer_lag_seconds, ledger
-        self._client = Client(
-            client.connection(settings, "lag") | {"group.id": settings.kafka_group, "enable.auto.commit": False}
-        )
+        self._client = Client(client.connection(settings, "lag") | {"group.id": group, "enable.auto.commit": False})
         self._shown: set[Partition] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-lag", daemon=True)

@@ -29,10 +29,10 @@ _FETCHED_KBYTES = 16 * 1024  # in the client's own queue: some 100,000 events
 _log = logging.getLogger(__name__)
 
 
-def configuration(settings: Settings) -> dict[str, Any]:
-    """Of a member of settings.kafka_group, by either protocol."""
+def configuration(settings: Settings, group: str) -> dict[str, Any]:
+    """Of a member of the group, by either protocol."""
     config = client.connection(settings, "consumer") | {
-        "group.id": settings.kafka_group,
+        "group.id": group,
         "group.protocol": settings.kafka_group_protocol,
         "auto.offset.reset": "earliest",  # a new group has delivered nothing yet
         "enable.auto.commit": False,
@@ -52,9 +52,9 @@ def configuration(settings: Settings) -> dict[str, Any]:
 class Member:
     """The poll thread. What it consumes goes to `buffer`; what `ledger` says is done, it commits."""
 
-    def __init__(self, settings: Settings, topic: str, buffer: Buffer, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, topic: str, group: str, buffer: Buffer, ledger: Ledger) -> None:
         self._limits: Limits = settings.limits
-        self._config = configuration(settings) | {
+        self._config = configuration(settings, group) | {
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
         }

@@ -1,15 +1,16 @@
-"""Followers as they were read a short while ago: whole lists, in a bounded cache.
+"""Followers as they were read a short while ago: whole lists of small authors and single shards of large ones, in a bounded cache.
 
 A list may serve a batch if its reading began at most follower_cache_ms before the batch was taken. It may lack whoever began to follow
 since its reading; those pull the author themselves, since they began to follow later than M before their lists were built, or
 their lists were built after the tweet was stored. Hence it is the age at the batch that counts, and not the tweet's id: a tweet may be
-stored, and its event taken, long after its id was minted.
+stored, and its event taken, long after its id was minted. The same holds of how many shards an author has: who follows in a shard
+that was opened since began to follow since.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -23,14 +24,20 @@ from timeline.fanout.ports import FollowerPage, Followers, Patiently, at_once
 from timeline.fanout.stopping import closing
 
 _BYTES_BESIDE = 400  # of a list: its array's head, its place in the dictionary, its time
+_NOBODY = np.empty(0, np.int64)
+_WHOLE = -1  # in a shard's place: of an author as a whole
+
+_Key = tuple[UserId, int]  # author and shard, or _WHOLE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _List:
-    """All followers of an author, as of `began` or later."""
+    """Followers as of `began` or later: of one shard, or all of an author whose `shards` are one. Of a large author as a whole there
+    is nobody in it, and only `shards` tell."""
 
     followers: UserIds
     began: float
+    shards: int = 1
 
     @property
     def bytes(self) -> int:
@@ -38,12 +45,11 @@ class _List:
 
 
 class KnownFollowers:
-    """Followers from this cache, or else from the store. Lists longer than follower_cached_max are read each time: they are few, and
-    reading them costs little beside pushing to them."""
+    """Followers from this cache, or else from the store."""
 
     def __init__(self, followers: Followers, limits: Limits, clock: Callable[[], float] = monotonic) -> None:
         self._followers, self._limits, self._clock = followers, limits, clock
-        self._lists: OrderedDict[UserId, _List] = OrderedDict()  # what was used last stands last
+        self._lists: OrderedDict[_Key, _List] = OrderedDict()  # what was used last stands last
         self._bytes = 0  # of the lists, and of those that are being read
         self._hits, self._misses = (metrics.CACHE_READS.labels("followers", result) for result in ("hit", "miss"))
 
@@ -52,17 +58,40 @@ class KnownFollowers:
         """What it holds: never more than follower_cache_bytes_max."""
         return self._bytes
 
+    async def shards(
+        self, authors: Sequence[UserId], taken: float, patiently: Patiently = at_once
+    ) -> Mapping[UserId, int]:
+        """How many shards each of these authors has, for a batch that was taken at that time of the clock."""
+        found, unknown = dict[UserId, int](), list[UserId]()
+        for author in authors:
+            known = self._find((author, _WHOLE), taken)
+            if known is None:
+                unknown.append(author)
+            else:
+                found[author] = known.shards
+        if unknown:
+            began = self._clock()
+            read = await patiently(lambda: self._followers.shards(unknown))
+            for author, shards in read.items():
+                if shards > 1:
+                    self._keep((author, _WHOLE), _List(_NOBODY, began, shards))
+            found.update(read)
+        return found
+
     async def pages(
         self, authors: Sequence[UserId], taken: float, patiently: Patiently = at_once
     ) -> AsyncIterator[FollowerPage]:
-        """As Followers.pages, for a batch that was taken at that time of the clock."""
-        unknown = []
+        """As Followers.pages, of authors with one shard each, for a batch that was taken at that time of the clock. Who is known to
+        have few followers comes first: they do not wait for those with many."""
+        known, unknown = list[tuple[UserId, UserIds]](), list[UserId]()
         for author in authors:
-            found = self._find(author, taken)
-            if found is None:
+            found = self._find((author, _WHOLE), taken)
+            if found is None or found.shards > 1:
                 unknown.append(author)
-                continue
-            for page in self._paged(author, found.followers):
+            else:
+                known.append((author, found.followers))
+        for author, followers in sorted(known, key=lambda each: len(each[1])):
+            for page in self._paged(author, followers):
                 yield page
         self._hits.inc(len(authors) - len(unknown))
         self._misses.inc(len(unknown))
@@ -71,14 +100,26 @@ class KnownFollowers:
                 async for page in pages:
                     yield page
 
-    def _find(self, author: UserId, taken: float) -> _List | None:
-        found = self._lists.get(author)
+    async def shard(self, author: UserId, shard: int, taken: float, patiently: Patiently = at_once) -> UserIds:
+        """The followers in one shard, ascending, for a slice that was taken at that time of the clock."""
+        found = self._find((author, shard), taken)
+        if found is not None:
+            self._hits.inc()
+            return found.followers
+        self._misses.inc()
+        began = self._clock()
+        followers = await patiently(lambda: self._followers.shard(author, shard))
+        self._keep((author, shard), _List(followers, began))
+        return followers
+
+    def _find(self, key: _Key, taken: float) -> _List | None:
+        found = self._lists.get(key)
         if found is None:
             return None
         if taken - found.began > self._limits.follower_cache_ms / 1000:
-            self.forget(author)
+            self._forget(key)
             return None
-        self._lists.move_to_end(author)
+        self._lists.move_to_end(key)
         return found
 
     def _paged(self, author: UserId, followers: UserIds) -> Iterator[FollowerPage]:
@@ -89,7 +130,7 @@ class KnownFollowers:
     async def _read(self, authors: Sequence[UserId], patiently: Patiently) -> AsyncIterator[FollowerPage]:
         """Kept only once all is read: which author a page is the last of is not told."""
         began = self._clock()
-        reading = _Reading(self, authors, self._limits.follower_cached_max)
+        reading = _Reading(self, authors)
         try:
             async with closing(self._followers.pages(authors, patiently)) as pages:
                 async for page in pages:
@@ -99,25 +140,28 @@ class KnownFollowers:
         finally:
             reading.end()
         for author, followers in whole.items():
-            self._keep(author, _List(followers, began))
+            self._keep((author, _WHOLE), _List(followers, began))
 
-    def _keep(self, author: UserId, found: _List) -> None:
-        older = self._lists.get(author)
+    def _keep(self, key: _Key, found: _List) -> None:
+        older = self._lists.get(key)
         if older is not None and older.began >= found.began:
             return  # another batch has read it meanwhile
-        self.forget(author)
+        self._forget(key)
         if self.reserve(found.bytes):
-            self._lists[author] = found
+            self._lists[key] = found
 
     def forget(self, author: UserId) -> None:
-        """Read the author's followers next time."""
-        if (found := self._lists.pop(author, None)) is not None:
+        """Read the author's followers, and in how many shards they are, next time."""
+        self._forget((author, _WHOLE))
+
+    def _forget(self, key: _Key) -> None:
+        if (found := self._lists.pop(key, None)) is not None:
             self._bytes -= found.bytes
 
     def reserve(self, size: int) -> bool:
         """Whether there is room for so many bytes, made by dropping the lists that were used longest ago. They are then taken."""
         while self._lists and self._bytes + size > self._limits.follower_cache_bytes_max:
-            self.forget(next(iter(self._lists)))
+            self._forget(next(iter(self._lists)))
         if self._bytes + size > self._limits.follower_cache_bytes_max:
             return False
         self._bytes += size
@@ -131,23 +175,22 @@ class KnownFollowers:
 class _Reading:
     """Lists that are being read, within the cache's bound."""
 
-    def __init__(self, cache: KnownFollowers, authors: Sequence[UserId], followers_max: int) -> None:
-        self._cache, self._followers_max = cache, followers_max
+    def __init__(self, cache: KnownFollowers, authors: Sequence[UserId]) -> None:
+        self._cache = cache
         self._parts: dict[UserId, list[UserIds]] = {author: [] for author in authors}
 
     def add(self, page: FollowerPage) -> None:
         parts = self._parts.get(page.author_id)
         if parts is None:
             return
-        length = sum(map(len, parts)) + len(page.followers)
-        if length <= self._followers_max and self._cache.reserve(page.followers.nbytes):
+        if self._cache.reserve(page.followers.nbytes):
             parts.append(page.followers.copy())  # a page may be a piece of a larger array, which it would keep
         else:
             self._drop(page.author_id)
 
     def whole(self) -> dict[UserId, UserIds]:
         """Once every page was added. An author of whom there was none has no followers."""
-        return {author: np.concatenate([np.empty(0, np.int64), *parts]) for author, parts in self._parts.items()}
+        return {author: np.concatenate([_NOBODY, *parts]) for author, parts in self._parts.items()}
 
     def end(self) -> None:
         for author in list(self._parts):

@@ -32,6 +32,11 @@ def is_late(entry: Entry, now_ms: int, limits: Limits) -> bool:
     return now_ms - time_ms(entry.tweet_id) > limits.late_after_ms - limits.push_timeout_ms
 
 
+def lag_seconds(tweet_id: int, now_ms: int) -> float:
+    """Since the tweet was created; clocks differ, so never below 0."""
+    return max(0, now_ms - time_ms(tweet_id)) / 1000
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Push:
     """Entries with the followers who are to get them. When it starts decides what of it is late."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from timeline.domain.entries import Entry, UserIds
 from timeline.domain.errors import Unavailable
-from timeline.domain.events import TweetCreated
-from timeline.domain.ids import UserId
+from timeline.domain.events import FanoutSlice
+from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Tweet
 
 Answer = TypeVar("Answer")
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,20 @@ async def at_once(call: Callable[[], Awaitable[Answer]], /) -> Answer:
 
 
 class Followers(Protocol):
-    """store/followers.py"""
+    """store/followers.py
+
+    Everything is read now from the store, never from a cache."""
+
+    async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+        """How many shards the followers of each are in. Raises Unavailable."""
 
     def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
-        """Every follower of these authors, once, page by page, read now from the store (never from a cache). Memory is bounded
-        by a few pages. Each read is done `patiently`: so that nobody has to begin again, and to push again what was pushed, for
-        one page that could not be read. Raises what that raises."""
+        """The followers in these authors' first shards, which of a small author are all, once, page by page. Memory is bounded by
+        a few pages. Each read is done `patiently`: so that nobody has to begin again, and to push again what was pushed, for one
+        page that could not be read. Raises what that raises."""
+
+    async def shard(self, author: UserId, shard: int) -> UserIds:
+        """The followers in one shard, ascending. Raises Unavailable."""
 
     async def count(self, author: UserId, at_most: int) -> int:
         """How many followers the author has, counted no further than `at_most`. Raises Unavailable."""
@@ -132,24 +141,50 @@ class Classes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Generic[Event]):
     """Events as consumed, in order within a partition; `token` is the consumer's own, to say that it is done."""
 
-    events: Sequence[TweetCreated]
+    events: Sequence[Event]
     token: object
 
 
-class Events(Protocol):
+class Events(Protocol[Event]):
     """eventlog/consumer.py"""
 
-    async def batch(self) -> Batch:
-        """The next events, at least one, at most fanout_batch_events. What cannot be decoded has gone to the dead-letter topic."""
+    async def batch(self) -> Batch[Event]:
+        """The next events, at least one, at most as many as the consumer was opened for. What cannot be decoded has gone to the
+        dead-letter topic."""
 
-    async def done(self, batch: Batch) -> None:
+    async def done(self, batch: Batch[Event]) -> None:
         """Everything in it is in Redis: the watermark may pass. Committing goes on beside."""
 
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+    async def reject(self, event: Event, batch: Batch[Event], reason: str) -> None:
         """An event that can never succeed: to its dead-letter topic, acknowledged, before `done`."""
+
+
+class Slices(Events[FanoutSlice], Protocol):
+    """eventlog/slices.py"""
+
+    async def produce(self, slices: Sequence[FanoutSlice]) -> None:
+        """Return when the event log has all of them. Raises Unavailable, and then it may have some: produce all again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Of one slice: its followers up to and including the id `after` have the tweet, or all of them."""
+
+    after: int = 0
+    is_done: bool = False
+
+
+class ProgressStore(Protocol):
+    """store/progress.py"""
+
+    async def read(self, tweet_id: TweetId, shard: int) -> Progress:
+        """As last saved; none at all where that is forgotten. Raises Unavailable."""
+
+    async def save(self, tweet_id: TweetId, shard: int, progress: Progress) -> None:
+        """Once Redis has acknowledged all of it. Raises Unavailable."""
 
 
 class OutboxStore(Protocol):

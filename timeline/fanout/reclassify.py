@@ -1,8 +1,8 @@
 """Who is pushed and who is pulled, and when that changes.
 
 What holds is the intervals that everybody knows (Classes), never the setting: the setting only says when one is begun or ended.
-Upward, followers were just counted by reading them; downward they are counted now and then. To fail here is harmless, as long as an
-author whose end may be written is pushed: who is pulled and pushed at once is only read twice.
+Upward, followers of a small author were just counted by reading them; of large ones, and downward, they are counted now and then. To
+fail here is harmless, as long as an author whose end may be written is pushed: who is pulled and pushed at once is only read twice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Reclassify:
         self._classes, self._followers, self._clock = classes, followers, clock
         self._push_max, self._percent = push_followers_max, limits.pull_until_percent
         self._pause_seconds, self._authors_max = limits.reclassify_seconds, limits.notices_max
-        self._counted: OrderedDict[UserId, float] = OrderedDict()  # when, of pulled authors; the oldest first
+        self._shard_size = limits.follower_shard_size
+        self._counted: OrderedDict[UserId, float] = (
+            OrderedDict()
+        )  # when, of authors who are large or pulled; the oldest first
         # Whose end may be written or not, each of whom had a standing interval: never more than there are intervals
         self._ending: set[UserId] = set()
 
@@ -58,23 +61,44 @@ class Reclassify:
             return await self._end(author)
         return count <= self._push_max or await self._begin(author)
 
+    async def after_slicing(self, shards: Mapping[UserId, int]) -> None:
+        """Of authors who were just handed on in slices it is known in how many shards their followers are. Those who may have more
+        than the threshold are counted."""
+        found = await self._count(
+            [author for author, count in shards.items() if self._may_be_many(count) or self._is_undecided(author)]
+        )
+        if found is not None:
+            await self._follow(*found)
+
     async def recount(self, pulled: Collection[UserId]) -> list[UserId]:
-        """Count the followers of the one who was counted longest ago, if that is reclassify_seconds ago: one a batch, since it reads
-        up to the threshold. Those who are to be pushed from now on, this batch included."""
-        now = self._clock()
-        author = min(pulled, key=self._last_counted, default=None)
-        if author is None or now - self._last_counted(author) < self._pause_seconds:
+        """Those of the pulled who are to be pushed from now on, this batch included."""
+        found = await self._count(pulled)
+        if found is None or not self._is_few(found[1]):
             return []
+        await self._end(found[0])
+        return [found[0]]
+
+    async def _count(self, authors: Collection[UserId]) -> tuple[UserId, int] | None:
+        """The one of them who was counted longest ago, if that is reclassify_seconds ago, and how many followers it has, counted to
+        just above the threshold: one a batch, since that reads so many rows."""
+        now = self._clock()
+        author = min(authors, key=self._last_counted, default=None)
+        if author is None or now - self._last_counted(author) < self._pause_seconds:
+            return None
         self._note(author, now)
         try:
-            count = await self._followers.count(author, self._push_max)
+            return author, await self._followers.count(author, self._push_max + 1)
         except Unavailable as error:
             _log.info("followers_not_counted", extra={"reason": str(error)})
-            return []
-        if not self._is_few(count):
-            return []
-        await self._end(author)
-        return [author]
+            return None
+
+    def _may_be_many(self, shards: int) -> bool:
+        """A shard holds a few more than its size: the next one is opened by chance soon after it is full."""
+        return shards * self._shard_size * 5 // 4 > self._push_max
+
+    def _is_undecided(self, author: UserId) -> bool:
+        """Whether an interval stands although the author was pushed."""
+        return author in self._ending or self._classes.stands(author)
 
     def _is_few(self, followers: int) -> bool:
         return followers * 100 < self._push_max * self._percent

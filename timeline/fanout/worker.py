@@ -1,30 +1,33 @@
 """The fan-out worker: events in, entries appended to every follower's home list, offsets done.
 
-Fails closed: a batch is done only when Redis has acknowledged every append of it, or what it lacks is recorded where every reader
-knows it: who is pulled, and which slots have holes. While the store, or the whole cache, is away the batch waits here, at most
-fanout_batches_in_flight of them, and the event log keeps this worker's membership. Whatever else is raised stops the worker; a
-batch that was not done is delivered again elsewhere, and what came twice vanishes on read.
+Fails closed: a batch is done only when Redis has acknowledged every append of it, or what it lacks is recorded: slices of large
+fan-outs in the event log, who is pulled, and which slots have holes, where every reader knows it. While the store, or the whole
+cache, is away the batch waits here, at most fanout_batches_in_flight of them, and the event log keeps this worker's membership.
+Whatever else is raised stops the worker; a batch that was not done is delivered again elsewhere, and what came twice vanishes on read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic, time
 
 from timeline import metrics
-from timeline.domain.ids import UserId, time_ms
+from timeline.domain.events import FanoutSlice, TweetCreated
+from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.fanout.holes import Holes
 from timeline.fanout.known import KnownFollowers
 from timeline.fanout.patience import Patience
-from timeline.fanout.plan import ByAuthor, Gathering, by_author
-from timeline.fanout.ports import Batch, Classes, Events, Followers, Pushes
+from timeline.fanout.plan import ByAuthor, Gathering, Push, by_author, lag_seconds
+from timeline.fanout.ports import Batch, Classes, Event, Events, Followers, ProgressStore, Pushes, Slices
 from timeline.fanout.pushing import Pushing
 from timeline.fanout.reclassify import Reclassify
+from timeline.fanout.slicing import Slicing
 from timeline.fanout.stopping import closing, drain, unless
 
+_LAG = metrics.DELIVERY_LAG_SECONDS.labels("tweet")
 _LEFT_OUT_PULLED = metrics.LEFT_OUT.labels("pulled")
 _log = logging.getLogger(__name__)
 
@@ -33,41 +36,39 @@ def _now_ms() -> int:
     return int(time() * 1000)
 
 
-async def run_fanout(
-    events: Events,
-    followers: Followers,
-    pushes: Pushes,
-    classes: Classes,
-    limits: Limits,
-    stopping: asyncio.Event,
-    *,
-    push_followers_max: int,
-    clock_ms: Callable[[], int] = _now_ms,
-) -> None:
+async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) -> None:
     """Work until `stopping` is set; then take no more, and finish what is under way within drain_seconds.
 
     Raises an ExceptionGroup with whatever the event log, or a bug, raised.
     """
-    fanout = Fanout(
-        events, followers, pushes, classes, limits, push_followers_max=push_followers_max, clock_ms=clock_ms
-    )
-    room = asyncio.Semaphore(limits.fanout_batches_in_flight)
     under_way: set[asyncio.Task[None]] = set()
-
-    async def deliver(batch: Batch) -> None:
-        try:
-            await fanout.deliver(batch)
-        finally:
-            room.release()
-
     async with asyncio.TaskGroup() as group:
-        while await unless(stopping, room.acquire()):
-            batch = await unless(stopping, events.batch()) if not stopping.is_set() else None
-            if batch is None:
-                break
-            task = group.create_task(deliver(batch), name="fanout-batch")
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
+
+        async def take(events: Events[Event], deliver: Callable[[Batch[Event]], Awaitable[None]], at_once: int) -> None:
+            """Batches of one kind, so many of them under way."""
+            room = asyncio.Semaphore(at_once)
+
+            async def one(batch: Batch[Event]) -> None:
+                try:
+                    await deliver(batch)
+                finally:
+                    room.release()
+
+            while await unless(stopping, room.acquire()):
+                batch = await unless(stopping, events.batch()) if not stopping.is_set() else None
+                if batch is None:
+                    break
+                task = group.create_task(one(batch), name="fanout-batch")
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+
+        intakes = {
+            group.create_task(take(fanout.tweets, fanout.deliver, limits.fanout_batches_in_flight), name="tweets"),
+            group.create_task(
+                take(fanout.slices, fanout.deliver_slices, limits.fanout_slices_in_flight), name="slices"
+            ),
+        }
+        await asyncio.wait(intakes)
         if given_up := await drain(set(under_way), limits.drain_seconds):
             _log.warning("%d batches not finished in time: their events come again", given_up)
 
@@ -77,8 +78,10 @@ class Fanout:
 
     def __init__(
         self,
-        events: Events,
+        tweets: Events[TweetCreated],
+        slices: Slices,
         followers: Followers,
+        progress: ProgressStore,
         pushes: Pushes,
         classes: Classes,
         limits: Limits,
@@ -87,13 +90,15 @@ class Fanout:
         clock_ms: Callable[[], int] = _now_ms,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._events, self._limits, self._clock_ms, self._clock = events, limits, clock_ms, clock
+        self.tweets, self.slices = tweets, slices
+        self._limits, self._clock_ms, self._clock = limits, clock_ms, clock
         self._classes, self._patience = classes, Patience("fanout", limits)
         self._pushing = Pushing(pushes, Holes(pushes, classes, limits), self._patience, limits, clock_ms)
         self._followers = KnownFollowers(followers, limits, clock)
+        self._slicing = Slicing(slices, progress, self._followers, self._pushing, self._patience, limits, clock_ms)
         self._reclassify = Reclassify(classes, followers, limits, push_followers_max, clock)
 
-    async def deliver(self, batch: Batch) -> None:
+    async def deliver(self, batch: Batch[TweetCreated]) -> None:
         """Return when everything of it is in Redis, or recorded as left out, and it is done; waits for engines that are away, for
         ever.
 
@@ -104,17 +109,27 @@ class Fanout:
         await self._pushing.profiles(entry for each in entries.values() for entry in each)
         pulled = await self._pulled(list(entries))
         pushed = {author: each for author, each in entries.items() if author not in pulled}
-        counts = await self._push_followers(pushed, taken)
+        counts, large = await self._push(batch, pushed, taken)
         await self._reclassify.after_push(counts)
+        await self._reclassify.after_slicing(large)
         again = await self._reclassify.recount(pulled)
         for author in again:
             self._followers.forget(author)  # from when there were more: by its length the author would be pulled again
-        await self._push_followers({author: entries[author] for author in again}, taken)
+        await self._push(batch, {author: entries[author] for author in again}, taken)
         _LEFT_OUT_PULLED.inc(sum(len(entries[author]) for author in pulled.difference(again)))
-        self._observe(batch)
-        await self._events.done(batch)
+        await self.tweets.done(batch)
 
-    async def _pulled(self, authors: list[UserId]) -> set[UserId]:
+    async def deliver_slices(self, batch: Batch[FanoutSlice]) -> None:
+        """As `deliver`. An author who has come to be pulled since the slice was made is pushed no further."""
+        taken = self._clock()
+        for event in batch.events:
+            if await self._pulled([event.author_id]):
+                self._slicing.leave_out()
+            else:
+                await self._slicing.deliver(event, taken)
+        await self.slices.done(batch)
+
+    async def _pulled(self, authors: Sequence[UserId]) -> set[UserId]:
         """Who is not pushed. A worker that has just begun, or whose notices have grown old while the store was away, waits until it
         knows: to push for a celebrity what nobody needs would hold up everybody else."""
         pulled = self._reclassify.pulled(authors)
@@ -123,21 +138,41 @@ class Fanout:
             pulled = self._reclassify.pulled(authors)
         return pulled
 
+    async def _push(
+        self, batch: Batch[TweetCreated], entries: ByAuthor, taken: float
+    ) -> tuple[Mapping[UserId, int], Mapping[UserId, int]]:
+        """What of a batch is by these: small authors first, to each of their followers; then large ones, in slices. How many
+        followers each of the small ones has, and how many shards each of the large ones."""
+        shards = await self._followers.shards(list(entries), taken, self._patience.until_available)
+        large = {author: count for author, count in shards.items() if count > 1}
+        counts = await self._push_followers(
+            {author: entries[author] for author in entries if author not in large}, taken
+        )
+        await self._slicing.hand_on(batch.events, large)
+        return counts, large
+
     async def _push_followers(self, entries: ByAuthor, taken: float) -> dict[UserId, int]:
         """How many followers each of the authors has. A push or a read that fails is repeated alone, so that what others have is not
         appended again."""
         counts = dict.fromkeys(entries, 0)
-        gathering = Gathering(entries, self._limits.fanout_appends_per_push)
+        gathering, reached_ms = Gathering(entries, self._limits.fanout_appends_per_push), dict[int, int]()
+
+        async def send(pushes: Iterable[Push]) -> None:
+            for push in pushes:
+                await self._pushing.homes(push)
+                reached_ms.update(dict.fromkeys([entry.tweet_id for entry, _ in push.parts], self._clock_ms()))
+
         async with closing(self._followers.pages(list(entries), taken, self._patience.until_available)) as pages:
             async for page in pages:
                 counts[page.author_id] += len(page.followers)
-                for push in gathering.add(page):
-                    await self._pushing.homes(push)
-        for push in gathering.rest():
-            await self._pushing.homes(push)
+                await send(gathering.add(page))
+        await send(gathering.rest())
+        self._observe(entries, reached_ms)
         return counts
 
-    def _observe(self, batch: Batch) -> None:
+    def _observe(self, entries: ByAuthor, reached_ms: Mapping[int, int]) -> None:
+        """`reached_ms`: when Redis had the last append of each; of who has no followers there is none."""
         now_ms = self._clock_ms()
-        for event in batch.events:
-            metrics.DELIVERY_LAG_SECONDS.observe(max(0, now_ms - time_ms(event.tweet_id)) / 1000)
+        for each in entries.values():
+            for entry in each:
+                _LAG.observe(lag_seconds(entry.tweet_id, reached_ms.get(entry.tweet_id, now_ms)))

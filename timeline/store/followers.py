@@ -1,16 +1,17 @@
-"""Followers, for fan-out: small authors 25 at a time, large ones shard by shard, as numpy arrays."""
+"""Followers, for fan-out: of small authors 25 at a time, of large ones a shard, as numpy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from timeline.domain.entries import UserIds
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.fanout.ports import FollowerPage, Patiently, at_once
-from timeline.store.columns import ints
+from timeline.store.columns import Columns, ints
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Session
 from timeline.store.shards import Shards
@@ -19,7 +20,10 @@ PAGES_AT_ONCE = (
     4  # in memory and in flight: 5,000 followers each; more finish no sooner on a client core that is busy decoding
 )
 
-_OF = Cql("followers_of", "SELECT user_id, follower_id FROM followers WHERE user_id IN ? AND shard = ?")
+_FIRST = Cql("followers_first", "SELECT user_id, follower_id FROM followers WHERE user_id IN ? AND shard = 0")
+_IN_SHARD = Cql("followers_in_shard", "SELECT follower_id FROM followers WHERE user_id = ? AND shard = ?")
+
+_Read = tuple[list[UserId], Any]  # authors, and where their page begins
 
 
 class Followers:
@@ -30,17 +34,35 @@ class Followers:
         self._limits = limits
         self._shards = Shards(session, limits)
 
+    async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+        """How many shards the followers of each are in. Raises Unavailable."""
+        return await self._shards.counts(authors)
+
     async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
-        """Every follower of these authors, once, page by page, read now. At most PAGES_AT_ONCE pages are in memory.
+        """The followers in these authors' first shards, once, page by page. At most PAGES_AT_ONCE pages are in memory.
         Raises what `patiently` lets through: what was yielded before then stands."""
-        shards = await patiently(lambda: self._shards.counts(authors))
-        firsts = chunks(list(shards), self._limits.pull_authors_per_query)
-        reads: list[tuple[list[UserId], int, Any]] = [(list(part), 0, None) for part in firsts]
-        reads += [([author], shard, None) for author, count in shards.items() for shard in range(1, count)]
-        async for page in self._walk(reads, patiently):
-            for author, followers in page:
-                for start in range(0, len(followers), self._limits.fanout_followers_page):
-                    yield FollowerPage(author, followers[start : start + self._limits.fanout_followers_page])
+        reads: list[_Read] = [(list(part), None) for part in chunks(authors, self._limits.pull_authors_per_query)]
+        while reads:
+            following: list[_Read] = []
+            async for (part, _), columns, state in each(
+                reads, lambda read: patiently(lambda: self._read(read)), PAGES_AT_ONCE
+            ):
+                if state is not None:
+                    following.append((part, state))
+                for page in _by_author(columns):
+                    for start in range(0, len(page.followers), self._limits.fanout_followers_page):
+                        followers = page.followers[start : start + self._limits.fanout_followers_page]
+                        yield FollowerPage(page.author_id, followers)
+            reads = following
+
+    async def _read(self, read: _Read) -> tuple[_Read, Columns, Any]:
+        columns, following = await self._session.columns(_FIRST, (read[0],), read[1])
+        return read, columns, following
+
+    async def shard(self, author: UserId, shard: int) -> UserIds:
+        """The followers in one shard, ascending: follower_shard_size of them and a few more. Raises Unavailable."""
+        pages = [ints(page["follower_id"]) async for page in self._session.all_columns(_IN_SHARD, (author, shard))]
+        return pages[0] if len(pages) == 1 else np.concatenate([np.empty(0, np.int64), *pages])
 
     async def count(self, author: UserId, at_most: int) -> int:
         """How many followers the author has, counted no further than `at_most`, shard by shard: some 5 ms for each that is full.
@@ -52,33 +74,12 @@ class Followers:
                 return at_most
         return found
 
-    async def _walk(
-        self, reads: list[tuple[list[UserId], int, Any]], patiently: Patiently
-    ) -> AsyncIterator[list[tuple[UserId, np.ndarray[tuple[int], np.dtype[np.int64]]]]]:
-        while reads:
-            following: list[tuple[list[UserId], int, Any]] = []
-            async for (authors, shard, _), columns, state in each(
-                reads, lambda read: patiently(lambda: self._read(read)), PAGES_AT_ONCE
-            ):
-                if state is not None:
-                    following.append((authors, shard, state))
-                yield _by_author(columns)
-            reads = following
 
-    async def _read(
-        self, read: tuple[list[UserId], int, Any]
-    ) -> tuple[tuple[list[UserId], int, Any], dict[str, Any], Any]:
-        authors, shard, state = read
-        columns, following = await self._session.columns(_OF, (authors, shard), state)
-        return read, columns, following
-
-
-def _by_author(columns: dict[str, Any]) -> list[tuple[UserId, np.ndarray[tuple[int], np.dtype[np.int64]]]]:
+def _by_author(columns: Columns) -> list[FollowerPage]:
     """Split where the author changes: a page holds partition after partition."""
     authors, followers = ints(columns["user_id"]), ints(columns["follower_id"])
     if not len(authors):
         return []
     starts = np.flatnonzero(np.diff(authors, prepend=authors[0] - 1))
-    return [
-        (UserId(int(authors[start])), part) for start, part in zip(starts, np.split(followers, starts[1:]), strict=True)
-    ]
+    parts = np.split(followers, starts[1:])
+    return [FollowerPage(UserId(int(authors[start])), part) for start, part in zip(starts, parts, strict=True)]

@@ -25,6 +25,7 @@ from timeline.store import (
     migrations,
     notices,
     outbox,
+    progress,
     relations,
     retweets,
     shards,
@@ -48,6 +49,7 @@ _MODULES = (
     markers,
     marks,
     outbox,
+    progress,
     relations,
     retweets,
     shards,
@@ -66,6 +68,7 @@ class Store:
     history: history.StoreHistory
     graph: graph.Graph
     followers: followers.Followers
+    progress: progress.SliceProgress
     users: users.Users
     retweets: retweets.Retweets
     relations: relations.Relations
@@ -103,6 +106,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
                 history=history.StoreHistory(session, limits, pulls),
                 graph=graph.Graph(session, limits),
                 followers=followers.Followers(session, limits),
+                progress=progress.SliceProgress(session),
                 users=users.Users(session, limits),
                 retweets=retweets.Retweets(session, limits, pulls),
                 relations=relations.Relations(session, limits),

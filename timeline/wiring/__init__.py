@@ -7,7 +7,8 @@ from timeline.api.auth import make_authenticator
 from timeline.api.serving import serving
 from timeline.cache import open_cache
 from timeline.cache.sampling import HomeLists
-from timeline.eventlog.consumer import open_consumer
+from timeline.eventlog.consumer import open_slices, open_tweets
+from timeline.eventlog.producer import open_producer
 from timeline.eventlog.publisher import open_publisher
 from timeline.eventlog.reach import open_reach
 from timeline.fanout import relay
@@ -91,8 +92,11 @@ async def _fanout(settings: Settings) -> None:
         store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
         cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
         await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
-        events = await process.stack.enter_async_context(open_consumer(settings))
-        work = make_fanout(settings, store, cache, events, process.stopping)
+        close_seconds = settings.limits.drain_seconds / 4
+        producer = await process.stack.enter_async_context(open_producer(settings, close_seconds=close_seconds))
+        tweets = await process.stack.enter_async_context(open_tweets(settings, producer))
+        slices = await process.stack.enter_async_context(open_slices(settings, producer))
+        work = make_fanout(settings, store, cache, tweets, slices, process.stopping)
         await process.work({"fanout": work}, beside={"notices": store.notices.run()})
 
 

@@ -21,11 +21,12 @@ from timeline.assembly.skeleton import Walks
 from timeline.cache import Cache, open_cache
 from timeline.cache.keys import Keys
 from timeline.domain.cursors import Signer, parse_keys
+from timeline.domain.events import TweetCreated
 from timeline.domain.notices import STANDS
 from timeline.domain.records import ListKind
 from timeline.eventlog.publisher import Publisher, open_publisher
-from timeline.fanout.ports import Events
-from timeline.fanout.worker import run_fanout
+from timeline.fanout.ports import Events, Slices
+from timeline.fanout.worker import Fanout, run_fanout
 from timeline.ops.ports import Doors
 from timeline.settings import SettingError, Settings
 from timeline.store import Store, open_store
@@ -153,19 +154,26 @@ async def open_examiner(settings: Settings) -> AsyncIterator[Examiner]:
 
 
 def make_fanout(
-    settings: Settings, store: Store, cache: Cache, events: Events, stopping: asyncio.Event
+    settings: Settings,
+    store: Store,
+    cache: Cache,
+    tweets: Events[TweetCreated],
+    slices: Slices,
+    stopping: asyncio.Event,
 ) -> Coroutine[Any, Any, None]:
     """The work of a fan-out process, to be awaited once."""
     metrics.PULLED_AUTHORS.set_function(lambda: (store.notices.read()[0].until_ms == STANDS).sum())
-    return run_fanout(
-        events,
+    fanout = Fanout(
+        tweets,
+        slices,
         store.followers,
+        store.progress,
         cache.lists,
         store.notices,
         settings.limits,
-        stopping,
         push_followers_max=settings.push_followers_max,
     )
+    return run_fanout(fanout, settings.limits, stopping)
 
 
 def list_key(settings: Settings, kind: ListKind, user_id: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -14,13 +14,14 @@ import pytest
 
 from tests.integration.cache.conftest import Nodes, OpenCache, eventually
 from tests.integration.cache.test_dataplane import hanging, killed
+from tests.unit.fake_fanout import FakeProgress, FakeSlices
 from timeline.assembly.ports import Building, ListView
 from timeline.assembly.sure import sure_line
 from timeline.cache import Cache
 from timeline.cache.connection import Call, Node
 from timeline.cache.keys import slot_of
 from timeline.domain import pauses
-from timeline.domain.entries import NO_ENTRIES, Entry, Stretch, of, to_list
+from timeline.domain.entries import NO_ENTRIES, Entry, Stretch, UserIds, of, to_list
 from timeline.domain.errors import Unavailable
 from timeline.domain.events import TweetCreated
 from timeline.domain.ids import EPOCH_MS, TweetId, UserId, first_id_at, time_ms
@@ -28,7 +29,7 @@ from timeline.domain.limits import LIMITS
 from timeline.domain.pauses import Point
 from timeline.domain.records import UNKNOWN_REPLICATION, Header, ListKind
 from timeline.fanout.ports import Away, Batch, Delivery, FollowerPage, NotAcknowledged, Patiently, at_once
-from timeline.fanout.worker import run_fanout
+from timeline.fanout.worker import Fanout, run_fanout
 from timeline.metrics import DELIVERIES, PUSHES, TRIMS
 
 HOME, PROFILE = ListKind.home, ListKind.profile
@@ -749,19 +750,25 @@ class OneBatch:
         self._page = FollowerPage(one.author_id, np.array(users, np.int64))
         self.is_done = asyncio.Event()
 
-    async def batch(self) -> Batch:
+    async def batch(self) -> Batch[TweetCreated]:
         if not self._batches:
             await asyncio.Event().wait()
         return self._batches.pop()
 
-    async def done(self, batch: Batch) -> None:
+    async def done(self, batch: Batch[TweetCreated]) -> None:
         self.is_done.set()
 
-    async def reject(self, event: TweetCreated, batch: Batch, reason: str) -> None:
+    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
         raise AssertionError("nothing here can be rejected")
+
+    async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+        return dict.fromkeys(authors, 1)
 
     async def pages(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> AsyncIterator[FollowerPage]:
         yield self._page
+
+    async def shard(self, author: UserId, shard: int) -> UserIds:
+        raise AssertionError("nobody has so many followers")
 
     async def count(self, author: UserId, at_most: int) -> int:
         raise AssertionError("nobody is pulled")
@@ -830,9 +837,8 @@ async def test_while_a_node_is_away_lists_on_the_others_get_what_is_repeated_for
     work, pushes, stopping = OneBatch(one, users), Counted(cache), asyncio.Event()
     with away(redis_nodes, server):
         limits = cache.lists._limits
-        running = asyncio.create_task(
-            run_fanout(work, work, pushes, NoClasses(), limits, stopping, push_followers_max=1_000)
-        )
+        worker = Fanout(work, FakeSlices(), work, FakeProgress(), pushes, NoClasses(), limits, push_followers_max=1_000)
+        running = asyncio.create_task(run_fanout(worker, limits, stopping))
 
         async def tried_often() -> bool:
             return pushes.tries >= 20

@@ -20,8 +20,9 @@ from confluent_kafka import KafkaException
 from tests.integration.eventlog.conftest import MakeSettings, make_tweet, nothing_comes, read_all, take, tell, until
 from timeline import metrics
 from timeline.domain.errors import PoisonEvent
+from timeline.domain.events import TweetCreated
 from timeline.domain.ids import first_id_at
-from timeline.eventlog.consumer import Consumer, open_consumer
+from timeline.eventlog.consumer import Consumer, open_tweets
 from timeline.eventlog.lag import LagWatch
 from timeline.eventlog.ledger import Ledger
 from timeline.eventlog.producer import Producer, open_producer
@@ -48,7 +49,7 @@ def _fields(settings: Settings) -> dict[str, int]:
 def lag(settings: Settings) -> int:
     """Messages that the group has not committed. Blocks."""
     topic = name(settings, Topic.tweet_created)
-    watch = LagWatch(settings, Ledger())
+    watch = LagWatch(settings, settings.kafka_group, Ledger())
     try:
         return sum(watch.ask((topic, number) for number in range(settings.kafka_partitions)).values())
     finally:
@@ -69,14 +70,14 @@ def tweets(number: int, first: int = 0) -> list[object]:
 
 async def test_what_is_done_does_not_come_again_and_what_is_not_does(settings: Settings, producer: Producer) -> None:
     told = await tell(producer, settings, tweets(50))
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         assert sorted(await take(events, 50)) == sorted(told)
     assert lag(settings) == 0
     more = await tell(producer, settings, tweets(20, first=100))
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         batch = await events.batch()
         assert {event.tweet_id for event in batch.events} <= set(more)
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         assert sorted(await take(events, 20)) == sorted(more)
 
 
@@ -85,19 +86,19 @@ async def test_a_later_batch_that_is_done_first_commits_nothing_ahead_of_an_earl
 ) -> None:
     settings = shrink(settings, fanout_batch_events=5)
     told = await tell(producer, settings, [make_tweet(number) for number in range(20)])  # one author, one partition
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         batches = [await events.batch() for _ in range(4)]
         await events.done(batches[0])
         for batch in batches[2:]:
             await events.done(batch)
         await until(lambda: lag(settings) == 15)
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         assert await take(events, 15) == told[5:]
 
 
 async def test_done_is_committed_beside_within_a_second(settings: Settings, producer: Producer) -> None:
     await tell(producer, settings, tweets(10))
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         await take(events, 10)
         await until(lambda: lag(settings) == 0, 2)
 
@@ -105,7 +106,7 @@ async def test_done_is_committed_beside_within_a_second(settings: Settings, prod
 async def test_a_slow_taker_pauses_the_partitions_and_loses_nothing(settings: Settings, producer: Producer) -> None:
     settings = shrink(settings, kafka_buffer_events=10, fanout_batch_events=4)
     told = await tell(producer, settings, tweets(200))
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         first = await take(events, 4)
         await asyncio.sleep(1.5)
         assert len(events._buffer._messages) <= 12, "a message or two may slip in while partitions are being paused"
@@ -118,7 +119,7 @@ async def test_two_workers_share_and_hand_over_without_loss(settings: Settings, 
     seen: Counter[int] = Counter()
     by_worker: list[set[int]] = [set(), set()]
 
-    async def work(events: Consumer, worker: int) -> None:
+    async def work(events: Consumer[TweetCreated], worker: int) -> None:
         while True:
             batch = await events.batch()
             await asyncio.sleep(0.02)
@@ -131,10 +132,10 @@ async def test_two_workers_share_and_hand_over_without_loss(settings: Settings, 
 
     settings = shrink(settings, fanout_batch_events=10)
     told: set[int] = set()
-    async with open_consumer(settings) as first:
+    async with open_tweets(settings, producer) as first:
         one = asyncio.create_task(work(first, 0))
         told |= set(await tell(producer, settings, tweets(50)))
-        async with open_consumer(settings) as second:
+        async with open_tweets(settings, producer) as second:
             other = asyncio.create_task(work(second, 1))
             async with asyncio.timeout(60):
                 number = 1000
@@ -154,9 +155,9 @@ async def test_two_workers_share_and_hand_over_without_loss(settings: Settings, 
     assert max(seen.values()) <= 2, "only what was under way when partitions moved may come twice"
 
 
-async def hold(events: Consumer, number: int) -> list[Batch]:
+async def hold(events: Consumer[TweetCreated], number: int) -> list[Batch[TweetCreated]]:
     """Batches under way that hold so many events."""
-    batches: list[Batch] = []
+    batches: list[Batch[TweetCreated]] = []
     async with asyncio.timeout(30):
         while sum(len(batch.events) for batch in batches) < number:
             batches.append(await events.batch())
@@ -169,7 +170,7 @@ async def another_worker(settings: Settings) -> AsyncIterator[set[int]]:
     got: set[int] = set()
 
     async def work() -> None:
-        async with open_consumer(settings) as events:
+        async with open_tweets(settings, producer) as events:
             while True:
                 batch = await events.batch()
                 await events.done(batch)
@@ -188,7 +189,7 @@ async def test_a_batch_under_way_is_waited_for_before_its_partition_goes(
 ) -> None:
     settings = shrink(settings, kafka_revoke_wait_ms=20_000)
     told = set(await tell(producer, settings, tweets(30)))
-    async with open_consumer(settings) as first:
+    async with open_tweets(settings, producer) as first:
         batches = await hold(first, 30)
         waiting = threading.Event()
         wait_idle = first._ledger.wait_idle
@@ -215,7 +216,7 @@ async def test_a_batch_under_way_is_waited_for_before_its_partition_goes(
 async def test_a_batch_that_does_not_end_goes_to_who_gets_its_partition(settings: Settings, producer: Producer) -> None:
     settings = shrink(settings, kafka_revoke_wait_ms=200)
     told = set(await tell(producer, settings, tweets(30)))
-    async with open_consumer(settings) as first:
+    async with open_tweets(settings, producer) as first:
         batches = await hold(first, 30)
         async with another_worker(settings) as got:
             await until(lambda: bool(got))
@@ -234,7 +235,7 @@ async def test_poison_goes_to_its_dead_letter_topic_whole_and_its_offset_passes(
     await producer.produce(topic, b"7", future)
     [good] = await tell(producer, settings, [make_tweet(1, author=7)])
     buried = metrics.DEAD_LETTERS.labels(topic)._value.get()
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         assert await take(events, 1) == [good]
     assert lag(settings) == 0
     assert metrics.DEAD_LETTERS.labels(topic)._value.get() == buried + 2
@@ -253,7 +254,7 @@ async def test_poison_goes_to_its_dead_letter_topic_whole_and_its_offset_passes(
 
 async def test_a_rejected_event_goes_there_too(settings: Settings, producer: Producer) -> None:
     await tell(producer, settings, [make_tweet(1)])
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         batch = await events.batch()
         await events.reject(batch.events[0], batch, "nobody can deliver it")
         await events.done(batch)
@@ -268,7 +269,7 @@ async def test_too_much_poison_in_a_row_stops_the_worker_and_commits_none_of_the
     settings = shrink(settings, poison_in_a_row_max=3)
     for _ in range(6):
         await producer.produce(name(settings, Topic.tweet_created), b"7", b"{}")
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         with pytest.raises(PoisonEvent, match="in a row"):
             async with asyncio.timeout(20):
                 await events.batch()
@@ -279,7 +280,7 @@ async def test_kafka_may_stop_and_start_under_a_consumer(
     settings: Settings, producer: Producer, engines: Control
 ) -> None:
     told = await tell(producer, settings, tweets(10))
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         assert sorted(await take(events, 10)) == sorted(told)
         held = await tell(producer, settings, tweets(10, first=100))
         batch = await events.batch()
@@ -304,7 +305,7 @@ async def test_leaving_while_kafka_is_away_takes_seconds_not_minutes(
     await tell(producer, settings, tweets(10))
     loop = asyncio.get_running_loop()
     try:
-        async with open_consumer(settings) as events:
+        async with open_tweets(settings, producer) as events:
             await take(events, 10)
             await asyncio.to_thread(engines.stop, "kafka")
             started = loop.time()
@@ -325,7 +326,7 @@ async def test_the_lag_is_shown_by_partition_while_it_is_ours(settings: Settings
             if sample.labels["topic"] == topic
         ]
 
-    async with open_consumer(settings) as events:
+    async with open_tweets(settings, producer) as events:
         await until(lambda: sum(shown()) == 30 and len(shown()) == 3)
         await take(events, 30)
         await until(lambda: sum(shown()) == 0)
@@ -335,11 +336,13 @@ async def test_the_lag_is_shown_by_partition_while_it_is_ours(settings: Settings
 WORKER = dedent(
     """
     import asyncio, sys
-    from timeline.eventlog.consumer import open_consumer
+    from timeline.eventlog.consumer import open_tweets
+    from timeline.eventlog.producer import open_producer
     from timeline.settings import read_settings
 
     async def main():
-        async with open_consumer(read_settings()) as events:
+        settings = read_settings()
+        async with open_producer(settings) as producer, open_tweets(settings, producer) as events:
             batch = await events.batch()
             print(len(batch.events), flush=True)
             await asyncio.Event().wait()
@@ -369,5 +372,5 @@ async def test_a_killed_worker_is_replaced_under_its_own_name(protocol: str, mak
     finally:
         worker.send_signal(signal.SIGKILL)
         await worker.wait()
-    async with open_consumer(settings) as events:
+    async with open_producer(settings) as producer, open_tweets(settings, producer) as events:
         assert sorted(await take(events, 10, seconds=60)) == sorted(told)

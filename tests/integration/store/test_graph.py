@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 import numpy as np
 import pytest
 
+from tests.integration.world import every_follower
 from timeline.domain.errors import BadRequest, OutcomeUnknown
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
@@ -216,8 +217,7 @@ async def test_many_followers_at_once_all_stand_in_one_shard_each(settings: Sett
         star, fans = next(users), [next(users) for _ in range(60)]
         await asyncio.gather(*(store.graph.follow(fan, star, AT) for fan in fans))
         assert await mirrored(store, star, 40) == set(fans)
-        pages = [page async for page in store.followers.pages([star])]
-        assert sorted(np.concatenate([page.followers for page in pages]).tolist()) == fans
+        assert sorted((await every_follower(store, star)).tolist()) == fans
 
 
 async def test_nobody_follows_more_than_the_limit(settings: Settings, users: Iterator[UserId]) -> None:
