@@ -9,13 +9,17 @@ from tests.stack import Stack
 
 
 def messages_behind(stack: Stack) -> int:
-    """Between what fan-out has committed and the end of its topic: below what is committed everything is in Redis."""
+    """Between what fan-out has committed and the ends of its topics: below what is committed everything is in Redis. Slices are counted
+    last: a tweet that is done has become slices before."""
+    group = stack.settings["TIMELINE_KAFKA_GROUP"]
+    return _behind(stack, group, "tweet.created") + _behind(stack, f"{group}.slices", "fanout.slice")
+
+
+def _behind(stack: Stack, group: str, topic: str) -> int:
     settings = stack.settings
-    reader = Consumer(
-        {"bootstrap.servers": settings["TIMELINE_KAFKA_BOOTSTRAP"], "group.id": settings["TIMELINE_KAFKA_GROUP"]}
-    )
+    reader = Consumer({"bootstrap.servers": settings["TIMELINE_KAFKA_BOOTSTRAP"], "group.id": group})
     try:
-        topic = settings["TIMELINE_KAFKA_TOPIC_PREFIX"] + "tweet.created"
+        topic = settings["TIMELINE_KAFKA_TOPIC_PREFIX"] + topic
         numbers = reader.list_topics(topic, timeout=10).topics[topic].partitions
         behind = 0
         for place in reader.committed([TopicPartition(topic, number) for number in numbers], timeout=10):

@@ -239,6 +239,9 @@ class Scene:
     async def deliver(self, worker: Fanout, *tweets: Tweet) -> None:
         events = [TweetCreated(each.id, each.author_id, each.entry.reference) for each in tweets]
         await worker.deliver(Batch(events, None))
+        slices = worker.slices
+        assert isinstance(slices, SlicesAtHand)
+        await slices.deliver_all(worker)
         self.delivered |= {each.id for each in tweets}
 
     async def deliver_due(self, worker: Fanout) -> None:

@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import free_base_port
-from tests.integration.scene import LIMITS, Process, Scene, Stage, open_process
-from tests.integration.world import Recorder
+from tests.integration.scene import LIMITS, LONG_AGO_US, Process, Scene, Stage, open_process
+from tests.integration.world import Recorder, SlicesAtHand
+from timeline import metrics
+from timeline.domain.events import TweetCreated
 from timeline.domain.ids import UserId
 from timeline.domain.model import Tweet
 from timeline.domain.records import ListKind
+from timeline.fanout.ports import Batch
 from timeline.local import Control, Topology, open_engines
 from timeline.settings import Settings
 from timeline.store.migrations import apply
@@ -169,6 +172,42 @@ async def test_an_author_crosses_the_threshold_up_and_down_while_others_read_and
         await scene.unfollow(stage.two, scene.second, scene.author)
         await tweets_until(scene, lambda: not board.stands(author))
     await scene.check()
+
+
+async def test_an_author_who_has_ten_times_the_threshold_overnight_is_pulled_soon_and_nothing_is_missing(
+    stage: Stage,
+) -> None:
+    """Then in slices: until everybody knows, the new followers are pushed to as well."""
+    scene = await stage.scene()
+    author, board = UserId(scene.author), stage.three.store.notices
+    left_out = metrics.LEFT_OUT.labels("pulled_slice")
+    await have_lists(scene)
+    async with reading(scene):
+        await tweet(scene, scene.author)
+        crowd = np.arange(scene.me + 1_000_000, scene.me + 1_000_000 + 10 * THRESHOLD, dtype=np.int64)
+        await stage.two.store.bulk.load_follows(
+            np.concatenate([crowd, [scene.me, scene.second]]), np.full(len(crowd) + 2, author), LONG_AGO_US
+        )
+        await asyncio.sleep(SHRUNK.follower_cache_ms / 1000)  # a night
+        in_slices = await tweet(scene, scene.author)
+        assert in_slices.id in await in_list(stage.one, scene.me)
+        assert board.stands(author)
+        late = await scene.post(stage.two, scene.author)  # its slices are taken when everybody knows
+        scene.due.clear()
+        worker = stage.three.fanout
+        await worker.deliver(Batch([TweetCreated(late.id, late.author_id, late.entry.reference)], None))
+        await come_to_hold(lambda: settled(stage.three, author), "everybody knows")
+        before = left_out._value.get()
+        assert isinstance(worker.slices, SlicesAtHand)
+        await worker.slices.deliver_all(worker)
+        scene.delivered.add(late.id)
+        assert left_out._value.get() - before >= 10 * THRESHOLD // LIMITS.follower_shard_size
+        assert late.id not in await in_list(stage.one, scene.me)
+    await scene.check()
+
+
+async def settled(process: Process, author: UserId) -> bool:
+    return author in process.store.notices.may_skip([author])
 
 
 async def apart(stage: Stage) -> Scene:

@@ -311,7 +311,7 @@ class Running:
 
 
 class Worker:
-    """A Fanout whose batches a test hands over one by one. `seconds` is its clock."""
+    """A Fanout whose batches a test hands over one by one. `seconds` is its clock, `now_ms` the time of day."""
 
     def __init__(
         self,
@@ -324,7 +324,7 @@ class Worker:
     ) -> None:
         self.events, self.followers = FakeEvents(), FakeFollowers(graph, page_max, shard_size)
         self.slices, self.progress = FakeSlices(), FakeProgress()
-        self.pushes, self.classes, self.seconds = FakePushes(), FakeClasses(), 0.0
+        self.pushes, self.classes, self.seconds, self.now_ms = FakePushes(), FakeClasses(), 0.0, NOW_MS
         self._numbers = count()
         self._fanout = Fanout(
             self.events,
@@ -335,7 +335,7 @@ class Worker:
             self.classes,
             limits,
             push_followers_max=push_followers_max,
-            clock_ms=lambda: NOW_MS,
+            clock_ms=lambda: self.now_ms,
             clock=lambda: self.seconds,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.fake_clock import settle, until
-from tests.unit.fake_fanout import LIMITS, NOW_MS, FakeEvents, FakeFollowers, FakePushes, Running, event, page
+from tests.unit.fake_fanout import LIMITS, NOW_MS, FakeEvents, FakeFollowers, FakePushes, Running, Worker, event, page
 from timeline import metrics
 from timeline.domain.errors import Unavailable
 from timeline.domain.limits import Limits
 from timeline.fanout.plan import Gathering, by_author, is_late
+from timeline.fanout.ports import Delivery
 
 graphs = st.dictionaries(st.integers(1, 5), st.lists(st.integers(1, 30), unique=True, max_size=12), max_size=5)
 
@@ -69,6 +71,23 @@ async def test_a_batch_reaches_all_followers_and_its_authors_own_lists_and_is_do
     assert worker.pushes.homes == {(follower, each.tweet_id): 1 for each in first for follower in graph[each.author_id]}
     assert sorted(entry.tweet_id for entry, _ in worker.pushes.own) == [each.tweet_id for each in first + second]
     assert metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get() - observed == pytest.approx(4 * 1.5)
+
+
+async def test_who_is_known_to_have_few_followers_does_not_wait_for_who_has_many_and_its_lag_is_its_own() -> None:
+    """Two pushes, a second each: the first is of the small author, whichever came first."""
+    worker, push = Worker({1: list(range(10, 19)), 2: list(range(20, 25))}), FakePushes.push
+
+    async def slow(deliveries: Sequence[Delivery]) -> int:
+        worker.now_ms += 1_000
+        return await push(worker.pushes, deliveries)
+
+    await worker.deliver(1, 2)
+    observed = metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get()
+    worker.pushes.pushes.clear()
+    worker.pushes.push = slow  # type: ignore[method-assign]
+    await worker.deliver(1, 2)
+    assert [[each.entry.author_id for each in push] for push in worker.pushes.pushes] == [[2], [1]]
+    assert metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get() - observed == pytest.approx(1 + 2)
 
 
 async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_before(
