@@ -90,12 +90,13 @@ class Stack:
         self.run("schema", "apply")
         self.run("topics", "apply")
 
-    def start(self, *processes: str) -> None:
-        """Start those, and wait until each is ready."""
+    def start(self, *processes: str, **settings: str) -> None:
+        """Start those, with settings of their own, and wait until each is ready. Of one kind there may be several: `fanout:2`."""
         for process in processes:
+            port = self.ports.setdefault(process, self.ports["http"] + len(self.ports))
             log = (self.folder / f"{process}.log").open("ab")
-            env = self.env | {"TIMELINE_ADMIN_PORT": str(self.ports[process])}
-            command = [sys.executable, "-m", "timeline", process]
+            env = self.env | settings | {"TIMELINE_ADMIN_PORT": str(port)}
+            command = [sys.executable, "-m", "timeline", process.partition(":")[0]]
             self._running[process] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
             log.close()
         for process in processes:

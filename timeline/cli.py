@@ -26,6 +26,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "topics": ("timeline.eventlog.command:topics", "Kafka's topics: apply | status."),
     "local": ("timeline.local.command:local", "Run everything on this machine, real engines included."),
     "doctor": ("timeline.wiring:doctor", "doctor timeline USER: what a cached timeline lacks, and why."),
+    "job": ("timeline.wiring:job", "Once, by hand or cron: dead-letters | reclassify."),
     "load": ("timeline.wiring:load", "Load a graph of follows, and posts, through the write path."),
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

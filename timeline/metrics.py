@@ -59,7 +59,8 @@ PULLED_AUTHORS = Gauge(
 )
 DEAD_LETTERS = Counter(
     "timeline_dead_letters_total",
-    "Events that can never succeed, by topic. Any: read the dead-letter topic.",
+    "Events that can never succeed, by topic. Any: `timeline job dead-letters list` says which, and why; then put it right and "
+    "`retry` them, or `drop` them. An event may be there twice: a worker that dies buries again what it had not committed.",
     ["topic"],
 )
 PRODUCED = Counter(

@@ -105,6 +105,7 @@ class Settings(BaseSettings):
 
     # An account with more followers than this comes to be pulled when homes are read, instead of pushed into them. It is pushed again
     # when it has a fifth less (limits.pull_until_percent). Safe to change at any time; the same for every fanout process.
+    # It holds for an author from the next tweet on; for everybody at once after `timeline job reclassify`.
     push_followers_max: int = Field(100_000, ge=1)
 
     # Changes to named limits (domain/limits.py), as JSON. For tests, which shrink them.

@@ -9,8 +9,8 @@ from tests.stack import Stack
 
 
 def messages_behind(stack: Stack) -> int:
-    """Between what fan-out has committed and the ends of its topics: below what is committed everything is in Redis. Slices are counted
-    last: a tweet that is done has become slices before."""
+    """Between what fan-out has committed and the ends of its topics: below what is committed everything is in Redis. Slices are
+    counted last: a tweet that is done has become slices before."""
     group = stack.settings["TIMELINE_KAFKA_GROUP"]
     return _behind(stack, group, "tweet.created") + _behind(stack, f"{group}.slices", "fanout.slice")
 

@@ -24,7 +24,7 @@ def test_help_names_every_command_and_none_that_is_not_there() -> None:
     done = run("--help")
     assert done.returncode == 0
     names = {line.split()[0] for line in done.stdout.partition("Commands:")[2].splitlines() if line.strip()}
-    assert names == {"api", "audit", "doctor", "fanout", "load", "local", "relay", "schema", "token", "topics"}
+    assert names == {"api", "audit", "doctor", "fanout", "job", "load", "local", "relay", "schema", "token", "topics"}
 
 
 def test_help_loads_no_driver() -> None:
@@ -39,11 +39,26 @@ def test_help_loads_no_driver() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["api", "audit", "doctor", "fanout", "relay", "schema", "topics", "local", "load", "token"]
+    "name", ["api", "audit", "doctor", "fanout", "job", "relay", "schema", "topics", "local", "load", "token"]
 )
 def test_every_command_has_help(name: str) -> None:
     done = run(name, "--help")
     assert (done.returncode, "Usage: timeline" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("job",),
+        ("job", "reclassify"),
+        *(("job", "dead-letters", *each) for each in ((), ("list",), ("retry",), ("drop",))),
+    ],
+)
+def test_help_of_a_job_fits_a_terminal_and_names_what_it_is(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: timeline {' '.join(arguments)} ")
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_a_token_is_for_its_user_and_ends() -> None:

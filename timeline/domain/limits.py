@@ -119,6 +119,8 @@ class Limits:
     )
     follower_cache_bytes_max: int = 64 * 1024 * 1024
     reclassify_seconds: int = 60  # between two countings of a pulled author's followers, which read up to the threshold
+    reclassify_authors_per_second: int = 20  # of `timeline job reclassify`: each costs Cassandra up to 100 ms of a core
+    reclassify_authors_in_flight: int = 4  # counted at once by it: fan-out reads followers beside
     pull_until_percent: int = 80  # of the threshold: below, a pulled author is pushed again. Hysteresis
     hole_after_ms: int = (
         1_000  # how long a Redis node is away before a hole is recorded, which everybody then has to learn of
@@ -163,6 +165,8 @@ class Limits:
     kafka_rejoin_seconds: int = 60  # a killed worker's name is free again after the broker's session timeout (45 s)
     consumer_lag_seconds: int = 5  # how often the lag is asked for
     dead_letter_stack_bytes_max: int = 4_096  # the innermost frames tell the reason
+    dead_letters_read_seconds: int = 600  # of one dead-letter topic: some ten million letters
+    dead_letters_at_once: int = 100  # produced again, then marked: what a retry that is killed repeats
     drain_seconds: int = 20  # of SIGTERM; Kubernetes kills after 30
     startup_wait_seconds: int = (
         60  # for engines that start beside us: Cassandra is ready 7 s after its start, 30 on a busy machine

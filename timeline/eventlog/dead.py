@@ -13,7 +13,7 @@ from confluent_kafka import Message
 from timeline import metrics
 from timeline.domain.errors import PoisonEvent, Unavailable
 from timeline.domain.limits import Limits
-from timeline.eventlog.producer import Producer
+from timeline.eventlog.producer import Headers, Producer
 from timeline.eventlog.topics import dead
 
 _FIRST_PAUSE_SECONDS = 0.1
@@ -50,7 +50,7 @@ class DeadLetters:
         await self._produce(message, self._headers(message, reason))
         metrics.DEAD_LETTERS.labels(message.topic()).inc()
 
-    async def _produce(self, message: Message, headers: list[tuple[str, bytes]]) -> None:
+    async def _produce(self, message: Message, headers: Headers) -> None:
         topic = dead(message.topic() or "")
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -61,7 +61,7 @@ class DeadLetters:
             await sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, self._limits.retry_pause_max_ms / 1000)
 
-    def _headers(self, message: Message, reason: PoisonEvent) -> list[tuple[str, bytes]]:
+    def _headers(self, message: Message, reason: PoisonEvent) -> Headers:
         stack = "".join(traceback.format_exception(reason)).encode()[-self._limits.dead_letter_stack_bytes_max :]
         said = {
             "dead-topic": str(message.topic()),
@@ -71,14 +71,12 @@ class DeadLetters:
             "dead-at-ms": str(int(time() * 1000)),
         }
         # a letter that is buried again keeps the headers of the first time: Kafka's headers may repeat
-        kept = [(name, _bytes(value)) for name, value in _headers_of(message)]
-        return [*kept, *((name, value.encode()) for name, value in said.items()), ("dead-stack", stack)]
+        told = [(name, value.encode()) for name, value in said.items()]
+        return [*headers_of(message), *told, ("dead-stack", stack)]
 
 
-def _headers_of(message: Message) -> list[tuple[str, str | bytes | None]]:
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """As they stand there: in order, repeated ones and those without a value too."""
     headers = message.headers() or []
-    return list(headers.items()) if isinstance(headers, dict) else list(headers)
-
-
-def _bytes(value: str | bytes | None) -> bytes:
-    return value.encode() if isinstance(value, str) else value or b""
+    pairs = list(headers.items()) if isinstance(headers, dict) else list(headers)
+    return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]

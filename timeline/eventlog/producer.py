@@ -26,7 +26,7 @@ from timeline.eventlog import client
 from timeline.eventlog.bridge import Bridge
 from timeline.settings import Settings
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 Done = Callable[[Exception | None], None]
 
 _POLL_SECONDS = 0.1

@@ -19,6 +19,7 @@ from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.pauses import Point
 from timeline.fanout.ports import Classes, Followers
+from timeline.fanout.rule import Change, Rule
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +36,8 @@ class Reclassify:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._classes, self._followers, self._clock = classes, followers, clock
-        self._push_max, self._percent = push_followers_max, limits.pull_until_percent
+        self._rule = Rule.of(limits, push_followers_max)
         self._pause_seconds, self._authors_max = limits.reclassify_seconds, limits.notices_max
-        self._shard_size = limits.follower_shard_size
         self._counted: OrderedDict[UserId, float] = (
             OrderedDict()
         )  # when, of authors who are large or pulled; the oldest first
@@ -57,15 +57,17 @@ class Reclassify:
 
     async def _follow(self, author: UserId, count: int) -> bool:
         """False if the store is away."""
-        if author in self._ending or (self._is_few(count) and self._classes.stands(author)):
+        stands, is_ending = self._classes.stands(author), author in self._ending
+        change = self._rule.change(count, stands=stands, is_ending=is_ending)
+        if change is Change.end:
             return await self._end(author)
-        return count <= self._push_max or await self._begin(author)
+        return change is None or await self._begin(author)
 
     async def after_slicing(self, shards: Mapping[UserId, int]) -> None:
         """Of authors who were just handed on in slices it is known in how many shards their followers are. Those who may have more
         than the threshold are counted."""
         found = await self._count(
-            [author for author, count in shards.items() if self._may_be_many(count) or self._is_undecided(author)]
+            [author for author, count in shards.items() if self._rule.may_be_many(count) or self._is_undecided(author)]
         )
         if found is not None:
             await self._follow(*found)
@@ -73,7 +75,7 @@ class Reclassify:
     async def recount(self, pulled: Collection[UserId]) -> list[UserId]:
         """Those of the pulled who are to be pushed from now on, this batch included."""
         found = await self._count(pulled)
-        if found is None or not self._is_few(found[1]):
+        if found is None or not self._rule.is_few(found[1]):
             return []
         await self._end(found[0])
         return [found[0]]
@@ -87,21 +89,14 @@ class Reclassify:
             return None
         self._note(author, now)
         try:
-            return author, await self._followers.count(author, self._push_max + 1)
+            return author, await self._followers.count(author, self._rule.enough)
         except Unavailable as error:
             _log.info("followers_not_counted", extra={"reason": str(error)})
             return None
 
-    def _may_be_many(self, shards: int) -> bool:
-        """A shard holds a few more than its size: the next one is opened by chance soon after it is full."""
-        return shards * self._shard_size * 5 // 4 > self._push_max
-
     def _is_undecided(self, author: UserId) -> bool:
         """Whether an interval stands although the author was pushed."""
         return author in self._ending or self._classes.stands(author)
-
-    def _is_few(self, followers: int) -> bool:
-        return followers * 100 < self._push_max * self._percent
 
     def _last_counted(self, author: UserId) -> float:
         return self._counted.get(author, -inf)

@@ -1,8 +1,8 @@
-"""What loading, and the audit, need of the store, the caches and of writing. Every method may raise Unavailable."""
+"""What loading, the audit and jobs need of the store, the caches and of writing. Every method may raise Unavailable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from timeline.assembly.compare import Comparison
 from timeline.domain.entries import UserIds
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Tweet, User
+from timeline.domain.notices import Notices
 from timeline.writing.drafts import Draft
 from timeline.writing.service import RetweetOutcome
 
@@ -74,3 +75,35 @@ class Examines(Protocol):
 
     async def examine(self, user_id: UserId) -> Comparison:
         """What differs now between what is cached for this reader and the store."""
+
+
+class Board(Protocol):
+    """store/notices.py: who is pulled, and the changes of that."""
+
+    def read(self) -> tuple[Notices, bool]:
+        """The notices as last read, and whether they may still be believed."""
+
+    async def refresh(self) -> None:
+        """Read them now."""
+
+    def stands(self, author: UserId) -> bool:
+        """Whether an interval of this author stands, as last read or as written since."""
+
+    def is_being_ended(self, author: UserId) -> bool:
+        """Whether an interval stands, as last read, and each that does is being ended: by somebody who may have died."""
+
+    async def begin_pull(self, author: UserId) -> None:
+        """Write an interval that stands, unless one does. Nothing is written, and none stands, where there are too many."""
+
+    async def end_pull(self, author: UserId) -> None:
+        """Write the end of every interval of this author that stands. Repeating it changes nothing."""
+
+
+class CountedFollowers(Protocol):
+    """store/followers.py"""
+
+    def large(self, shards_min: int) -> AsyncIterator[UserIds]:
+        """Every author with so many follower shards or more, some at a time, each once; not those with one."""
+
+    async def count(self, author: UserId, at_most: int) -> int:
+        """How many followers the author has, counted no further than `at_most`."""

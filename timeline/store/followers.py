@@ -64,6 +64,11 @@ class Followers:
         pages = [ints(page["follower_id"]) async for page in self._session.all_columns(_IN_SHARD, (author, shard))]
         return pages[0] if len(pages) == 1 else np.concatenate([np.empty(0, np.int64), *pages])
 
+    def large(self, shards_min: int) -> AsyncIterator[UserIds]:
+        """Every author with so many follower shards or more, some at a time; reads the whole table of shard counts. Raises
+        Unavailable."""
+        return self._shards.large(shards_min)
+
     async def count(self, author: UserId, at_most: int) -> int:
         """How many followers the author has, counted no further than `at_most`, shard by shard: some 5 ms for each that is full.
         Raises Unavailable."""

@@ -156,6 +156,10 @@ class StoreNoticeBoard:
             return True
         return self._ending.get(author) is None and self._notices.stands(author)
 
+    def is_being_ended(self, author: UserId) -> bool:
+        """Whether an interval stands, as last read, and each that does is being ended: by somebody who may have died."""
+        return self._notices.stands(author) and not self._skipped.holds(author)
+
     async def begin_pull(self, author: UserId) -> None:
         """Write an interval that stands, unless one is known. Raises Unavailable."""
         if author in self._begun or (self._skipped.holds(author) and author not in self._ending):

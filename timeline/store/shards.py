@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
+from timeline.domain.entries import UserIds
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
+from timeline.store.columns import ints
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Kind, Session
 
 log = logging.getLogger(__name__)
+RANGES = 64  # of tokens in a scan: none takes a node long, and each begins anew with another coordinator
 
 _GET = Cql("shards_get", "SELECT user_id, shards FROM follower_shards WHERE user_id IN ?")
 _OPEN_SECOND = Cql(
     "shards_open_second", "INSERT INTO follower_shards (user_id, shards) VALUES (?, ?) IF NOT EXISTS", Kind.cas
 )
 _OPEN = Cql("shards_open", "UPDATE follower_shards SET shards = ? WHERE user_id = ? IF shards = ?", Kind.cas)
+_IN_RANGE = Cql(
+    "shards_in_range", "SELECT user_id, shards FROM follower_shards WHERE token(user_id) > ? AND token(user_id) <= ?"
+)
 _SIZE = Cql("shard_size", "SELECT COUNT(*) FROM followers WHERE user_id = ? AND shard = ?")
 
 
@@ -43,6 +49,18 @@ class Shards:
         async for rows in each(parts, lambda part: self._session.rows(_GET, part)):
             found.update(rows)
         return found
+
+    async def large(self, shards_min: int) -> AsyncIterator[UserIds]:
+        """Every user with so many shards or more, a few at a time, each once. Reads the whole table, a page at a time: a row for each
+        user with more than one shard. Raises Unavailable."""
+        width = (
+            2**64 // RANGES
+        )  # no key has the least token of all, so nothing is missed where ranges exclude their beginning
+        for at in range(-(2**63), 2**63, width):
+            async for page in self._session.all_columns(_IN_RANGE, (at, min(at + width, 2**63 - 1))):
+                found = ints(page["user_id"])[ints(page["shards"]) >= shards_min]
+                if len(found):
+                    yield found
 
     async def newest(self, user_id: UserId) -> int:
         """The shard for a new follower."""

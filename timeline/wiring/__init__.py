@@ -8,6 +8,7 @@ from timeline.api.serving import serving
 from timeline.cache import open_cache
 from timeline.cache.sampling import HomeLists
 from timeline.eventlog.consumer import open_slices, open_tweets
+from timeline.eventlog.letters_command import dead_letters
 from timeline.eventlog.producer import open_producer
 from timeline.eventlog.publisher import open_publisher
 from timeline.eventlog.reach import open_reach
@@ -15,6 +16,7 @@ from timeline.fanout import relay
 from timeline.ops.audit import Audit
 from timeline.ops.command import make_load_command
 from timeline.ops.doctor import make_doctor_command
+from timeline.ops.job import make_job_command, make_reclassify_command
 from timeline.settings import Settings
 from timeline.store import open_store
 from timeline.wiring.process import run, running
@@ -29,15 +31,17 @@ from timeline.wiring.rooms import (
     make_relations,
     make_signer,
     make_writer,
+    open_classes,
     open_doors,
     open_examiner,
     open_reading,
 )
 
-__all__ = ["doctor", "load", "run_api", "run_audit", "run_fanout", "run_relay"]
+__all__ = ["doctor", "job", "load", "run_api", "run_audit", "run_fanout", "run_relay"]
 
 doctor = make_doctor_command(open_examiner, list_key)
 load = make_load_command(open_doors)
+job = make_job_command(dead_letters, make_reclassify_command(open_classes))
 
 
 def run_api(settings: Settings) -> int:

@@ -27,7 +27,7 @@ from timeline.domain.records import ListKind
 from timeline.eventlog.publisher import Publisher, open_publisher
 from timeline.fanout.ports import Events, Slices
 from timeline.fanout.worker import Fanout, run_fanout
-from timeline.ops.ports import Doors
+from timeline.ops.ports import Board, CountedFollowers, Doors
 from timeline.settings import SettingError, Settings
 from timeline.store import Store, open_store
 from timeline.writing.edits import Edits
@@ -174,6 +174,18 @@ def make_fanout(
         push_followers_max=settings.push_followers_max,
     )
     return run_fanout(fanout, settings.limits, stopping)
+
+
+@asynccontextmanager
+async def open_classes(settings: Settings) -> AsyncIterator[tuple[Board, CountedFollowers]]:
+    """Who is pulled, kept fresh, and who has how many followers. Raises Unavailable."""
+    async with open_store(settings) as store:
+        keeping = asyncio.create_task(store.notices.run(), name="notices")
+        try:
+            yield store.notices, store.followers
+        finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
 
 
 def list_key(settings: Settings, kind: ListKind, user_id: int) -> str:
