@@ -23,6 +23,7 @@ from hiredis import HiredisError, Reader, pack_command
 from hiredis import ReplyError as RawError
 
 from timeline.cache.errors import lost
+from timeline.cache.integers import Integers, Values
 from timeline.cache.replication import INFO, primary_in
 from timeline.domain.errors import Overloaded, Unavailable
 from timeline.domain.limits import Limits
@@ -50,7 +51,19 @@ class Call:
     When `done` is set, either `replies` are all there (`failed`: an error reply is among them), or `error` says why not.
     """
 
-    __slots__ = ("bulk", "count", "data", "deadline", "done", "error", "failed", "replies", "size", "writes")
+    __slots__ = (
+        "bulk",
+        "count",
+        "data",
+        "deadline",
+        "done",
+        "error",
+        "failed",
+        "integers",
+        "replies",
+        "size",
+        "writes",
+    )
 
     def __init__(
         self, data: bytes, count: int, done: asyncio.Future[None], deadline: float, *, writes: bool, bulk: bool = False
@@ -65,6 +78,7 @@ class Call:
         )
         self.size = len(data)
         self.replies: list[Reply] = []
+        self.integers: Integers | None = None  # in place of `replies`, of a call whose replies are integers
         self.failed = False
         self.error: Unavailable | None = None
 
@@ -116,6 +130,7 @@ class Connection(asyncio.Protocol):
         self.pending: deque[Call] = deque()
         self.on_settled = on_settled
         self._reader = Reader(notEnoughData=_NOT_YET)
+        self._holds_beginning = False  # the reader, of a line
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -130,17 +145,39 @@ class Connection(asyncio.Protocol):
             call.data = b""  # it may wait long for its reply; its bytes need not
 
     def data_received(self, data: bytes) -> None:
+        """Integers by the thousand are not for the reader, unless it holds the beginning of one. It does where what it was given last
+        did not end a line: when it comes to their turn, it has given up all that is whole."""
+        pending = self.pending
         try:
+            while pending and (integers := pending[0].integers) is not None and not self._holds_beginning:
+                data = integers.feed(data)
+                if not integers.is_whole:
+                    return
+                self._end_first()
+                if not data:
+                    return
+            self._holds_beginning = not data.endswith(b"\n")
             self._reader.feed(data)
             self._take()
         except HiredisError as error:
             self.close(f"not the Redis protocol: {error}")
+
+    def _end_first(self) -> None:
+        """It has its replies."""
+        call = self.pending.popleft()
+        self.on_settled(call)
+        call.finish()
 
     def _take(self) -> None:
         """Hand every whole reply to the oldest call that lacks one."""
         pending, gets = self.pending, self._reader.gets
         while pending:
             call = pending[0]
+            if call.integers is not None:
+                if not self._take_integers(call.integers):
+                    return
+                self._end_first()
+                continue
             replies = call.replies
             for _ in range(call.count - len(replies)):
                 reply = gets()
@@ -149,11 +186,17 @@ class Connection(asyncio.Protocol):
                 if reply.__class__ is RawError:
                     call.failed = True
                 replies.append(reply)
-            pending.popleft()
-            self.on_settled(call)
-            call.finish()
+            self._end_first()
         if gets() is not _NOT_YET:
             self.close("a reply that nobody asked for")
+
+    def _take_integers(self, integers: Integers) -> bool:
+        """Those that the reader holds; whether that is all of them."""
+        replies = list[Reply]()
+        while len(replies) < integers.lacking and (reply := self._reader.gets()) is not _NOT_YET:
+            replies.append(reply)
+        integers.put(replies)
+        return integers.is_whole
 
     def close(self, why: str) -> None:
         """Give it up at once; what is pending is told so."""
@@ -244,15 +287,18 @@ class Node:
             self._sweeper = self._loop.call_at(call.deadline, self._sweep)
         return call
 
-    async def bulk(self, data: bytes, count: int) -> list[Reply]:
-        """Send prebuilt commands as soon as their bytes fit the bound of what is in flight; the replies. Raises Unavailable."""
+    async def bulk(self, data: bytes, count: int) -> Values:
+        """Send prebuilt commands as soon as their bytes fit the bound of what is in flight; their replies, which must be integers,
+        with REFUSED in the place of an error. Raises Unavailable."""
         await self._reserve(len(data))
         try:
             call = self.submit(data, count, writes=True, bulk=True)
         except Unavailable:
             self._release(len(data))
             raise
-        return await call.wait()
+        call.integers = integers = Integers(count)
+        await call.wait()
+        return integers.values
 
     async def _reserve(self, size: int) -> None:
         """Wait until so many bytes more may be in flight, first come first served. Ends within two timeouts: by then what is in flight

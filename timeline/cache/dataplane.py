@@ -21,6 +21,7 @@ from prometheus_client import Histogram
 
 from timeline.cache.connection import Call, Command, Node, Reply, pack
 from timeline.cache.errors import ReplyError, blames_the_map, outcome_of, redirect_of, translate
+from timeline.cache.integers import Values
 from timeline.cache.keys import slot_of
 from timeline.cache.replication import Told
 from timeline.cache.topology import Topology
@@ -206,9 +207,9 @@ class DataPlane:
                 except (Unavailable, ReplyError) as error:
                     answers[place] = error, UNKNOWN_REPLICATION
 
-    async def bulk(self, node: Node, data: bytes, count: int, operation: str) -> list[Reply]:
-        """Prebuilt commands for one node, when their bytes fit its bound; raw replies, with a hiredis error in a refused one's place,
-        to be sent again by `execute`."""
+    async def bulk(self, node: Node, data: bytes, count: int, operation: str) -> Values:
+        """Prebuilt commands for one node, when their bytes fit its bound; their replies, integers, with REFUSED in a refused one's
+        place, to be sent again by `execute`."""
         started = perf_counter()
         try:
             replies = await node.bulk(data, count)

@@ -17,6 +17,7 @@ from timeline.cache.connection import Node, Reply
 from timeline.cache.dataplane import DataPlane
 from timeline.cache.errors import ReplyError
 from timeline.cache.functions import Functions, full_name
+from timeline.cache.integers import REFUSED
 from timeline.cache.keys import Keys
 from timeline.domain import pauses
 from timeline.domain.entries import ENTRY_BYTES, Entry, UserIds, join
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 _ROWS_PER_ROUND: Final = 16_384  # 1.5 MB of commands, 4 ms of building: then the loop has its turn
 _ROUNDS_IN_FLIGHT: Final = 4  # built and not yet answered, a push
 _ONE_BY_ONE_MAX: Final = 1_000  # refused ones that are sent again at once
-_NOT_ACKNOWLEDGED: Final = -1  # in a length's place
+_NOT_ACKNOWLEDGED: Final = REFUSED  # in a length's place
 _TRIM_ATTEMPTS: Final = 2  # one push more may come between reading and cutting; then it is left to the next push
 
 Lengths = npt.NDArray[np.int64]
@@ -223,10 +224,10 @@ class Pusher:
             raise Unavailable("redis: a part of the slots is served by nobody")
         _check(deadline)
         operation = "push_late" if late else "push"
-        replies = await self._plane.bulk(nodes[block.node], block.data, len(block.places), operation)
+        found = await self._plane.bulk(nodes[block.node], block.data, len(block.places), operation)
         _check(deadline)
-        lengths[:] = _lengths(replies)
-        refused = np.flatnonzero(lengths == _NOT_ACKNOWLEDGED)
+        lengths[:] = found
+        refused = np.flatnonzero(found == REFUSED)
         return await self._send_again(kind, appends, block, refused, late, deadline, lengths) if len(refused) else None
 
     async def _send_again(

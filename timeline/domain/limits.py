@@ -111,7 +111,7 @@ class Limits:
         6_000  # a whole shard, which overshoots by some 60; a killed worker repeats one at most
     )
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
-    fanout_batches_in_flight: int = 2  # one reads followers while the other pushes
+    fanout_batches_in_flight: int = 4  # some read followers while others push: Redis is never idle
     fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
     fanout_appends_per_push: int = 20_000  # 2 MB of commands: large enough to fill every node's pipe, small to repeat
     follower_cache_ms: int = (

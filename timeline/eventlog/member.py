@@ -70,11 +70,11 @@ class Member:
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit what is done, leave, and return when the thread has ended, or after half of drain_seconds: the client's close has
-        been seen to wait for ever for a broker's answer. Then the broker finds out by the session's timeout, and no commit is lost
+        """Commit what is done, leave, and return when the thread has ended, or after a quarter of drain_seconds (a worker is a member
+        twice): the client's close has been seen to wait for ever for a broker's answer. Then the broker finds out by the session's timeout, and no commit is lost
         but the last."""
         self._stopping.set()
-        self._thread.join(self._limits.drain_seconds / 2)
+        self._thread.join(self._limits.drain_seconds / 4)
         if self._thread.is_alive():
             _log.warning("the kafka client does not close; the broker will miss this member by its session's timeout")
 
