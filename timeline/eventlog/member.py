@@ -71,8 +71,8 @@ class Member:
 
     def stop(self) -> None:
         """Commit what is done, leave, and return when the thread has ended, or after a quarter of drain_seconds (a worker is a member
-        twice): the client's close has been seen to wait for ever for a broker's answer. Then the broker finds out by the session's timeout, and no commit is lost
-        but the last."""
+        twice): the client's close has been seen to wait for ever for a broker's answer. Then the broker finds out by the session's
+        timeout, and no commit is lost but the last."""
         self._stopping.set()
         self._thread.join(self._limits.drain_seconds / 4)
         if self._thread.is_alive():
