@@ -17,9 +17,11 @@ from tests.unit.fake_fanout import LIMITS, NOW_MS, FakeEvents, FakeFollowers, Fa
 from timeline import metrics
 from timeline.domain.errors import Unavailable
 from timeline.domain.limits import Limits
+from timeline.domain.notices import SLOTS
 from timeline.fanout.plan import Gathering, by_author, is_late
-from timeline.fanout.ports import Delivery
+from timeline.fanout.ports import Away, Delivery
 
+EVERYWHERE = Away("all", 10, ((0, SLOTS - 1),))  # too short a time for a hole
 graphs = st.dictionaries(st.integers(1, 5), st.lists(st.integers(1, 30), unique=True, max_size=12), max_size=5)
 
 
@@ -94,7 +96,7 @@ async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_bef
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pushes = FakePushes()
-    pushes.failures = [None, *[Unavailable("redis is away")] * 3, None]  # the second push fails three times
+    pushes.failures = [None, *[Unavailable("redis is away")] * 5, None]  # three pushes, and two of them again
     graph = {1: list(range(10, 40))}
     worker = Running(FakeEvents([event(0, 1)]), FakeFollowers(graph), pushes)
     with caplog.at_level(logging.INFO, "timeline.fanout"):
@@ -104,6 +106,49 @@ async def test_a_push_that_fails_is_repeated_alone_and_the_batch_is_not_done_bef
         "fanout waits for an engine that is away: redis is away",
         "fanout goes on",
     ]
+
+
+async def test_a_node_that_is_away_holds_up_nobody_on_the_others_and_what_it_lacks_comes_when_it_is_back() -> None:
+    """Before what it lacks may be left out."""
+    pushes = FakePushes()
+    pushes.unreachable, pushes.nodes_away = {10, 1}, [replace(EVERYWHERE, slots=((0, 10),))]
+    sent = [event(number, 1 + number % 2) for number in range(6)]
+    events = FakeEvents(*[[each] for each in sent])
+    worker = Running(events, FakeFollowers({1: [10, 11], 2: [10, 12]}), pushes)
+    await until(lambda: sum(user in (11, 12) for user, _ in pushes.homes) == 6 or worker.task.done())
+    assert (events.taken, events.done_tokens) == (6, [])
+    pushes.unreachable, pushes.nodes_away = set(), []
+    await worker.until_done(6)
+    assert pushes.homes == Counter(
+        {(user, each.tweet_id): 1 for each in sent for user in (10, 11 if each.author_id == 1 else 12)}
+    )
+    assert Counter(entry.tweet_id for entry, _ in pushes.own) == Counter(each.tweet_id for each in sent)
+
+
+async def test_no_more_batches_wait_for_a_node_than_may() -> None:
+    pushes = FakePushes()
+    pushes.unreachable, pushes.nodes_away = {10}, [replace(EVERYWHERE, slots=((10, 10),))]
+    events = FakeEvents(*[[event(number, 1)] for number in range(9)])
+    limits = replace(LIMITS, fanout_parked_batches_max=3)
+    worker = Running(events, FakeFollowers({1: [10]}), pushes, limits)
+    await until(lambda: events.taken == 3 + LIMITS.fanout_batches_in_flight and pushes.tries > 40)
+    assert events.taken == 3 + LIMITS.fanout_batches_in_flight
+    pushes.unreachable, pushes.nodes_away = set(), []
+    await worker.until_done(9)
+    assert set(pushes.homes.values()) == {1}
+
+
+async def test_a_batch_of_which_much_is_left_waits_before_it_tries_more() -> None:
+    pushes = FakePushes()
+    pushes.unreachable, pushes.nodes_away = set(range(10, 40)), [replace(EVERYWHERE, slots=((10, 39),))]
+    events = FakeEvents([event(0, 1), event(1, 1), event(2, 2)])
+    limits = replace(LIMITS, fanout_left_appends_max=20)
+    worker = Running(events, FakeFollowers({1: list(range(10, 40)), 2: [50]}), pushes, limits)
+    await until(lambda: pushes.tries > 40)
+    assert pushes.homes == {}
+    pushes.unreachable, pushes.nodes_away = set(), []
+    await worker.until_done(1)
+    assert len(pushes.homes) == 61
 
 
 async def test_only_what_was_not_acknowledged_is_pushed_again() -> None:
@@ -218,7 +263,7 @@ async def test_what_does_not_end_in_time_is_given_up_undone() -> None:
 
 async def test_told_to_stop_while_every_batch_waits_for_an_engine_it_drains_and_ends() -> None:
     pushes = FakePushes()
-    pushes.unreachable = {10}
+    pushes.unreachable, pushes.nodes_away = {10}, [EVERYWHERE]
     events = FakeEvents(*[[event(number, 1)] for number in range(6)])
     worker = Running(events, FakeFollowers({1: [10]}), pushes)
     await until(lambda: events.taken == LIMITS.fanout_batches_in_flight and pushes.tries > 20)

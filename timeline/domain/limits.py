@@ -113,6 +113,13 @@ class Limits:
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
     fanout_batches_in_flight: int = 4  # some read followers while others push: Redis is never idle
     fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
+    fanout_left_appends_max: int = (
+        200_000  # of one batch, tried and not taken, 2 MB: then it waits before it tries more
+    )
+    fanout_parked_batches_max: int = 4_000  # that wait for a Redis node that is away, beside those that go on
+    fanout_parked_appends_max: int = (
+        2_000_000  # of these, 16 MB of ids: at 10,000 deliveries/s to it what comes in 200 s
+    )
     fanout_appends_per_push: int = 20_000  # 2 MB of commands: large enough to fill every node's pipe, small to repeat
     follower_cache_ms: int = (
         240_000  # how old a cached follower list may be when an event is consumed: within M (see there)

@@ -38,6 +38,10 @@ class Holes:
         # from here to the end nothing waits: what is left out is left out while the hole stands
         return push if slots is None else push.only(lambda users: ~slots[self._pushes.slots_of(users)])
 
+    def are_everywhere(self) -> bool:
+        """Whether no node can be written now."""
+        return bool(_mask(self._pushes.away()).all())
+
     async def _slots(self) -> Mask | None:
         """The slots to which deliveries may be left out now; None where there are none."""
         if not self._of and not self._pushes.away():

@@ -20,7 +20,8 @@ from timeline.fanout.known import KnownFollowers
 from timeline.fanout.patience import Patience
 from timeline.fanout.plan import Push, lag_seconds
 from timeline.fanout.ports import Progress, ProgressStore, Slices
-from timeline.fanout.pushing import Pushing
+from timeline.fanout.pushing import Left, Pushing
+from timeline.fanout.room import Room
 
 _LAG = metrics.DELIVERY_LAG_SECONDS.labels("slice")
 _LEFT_OUT_PULLED = metrics.LEFT_OUT.labels("pulled_slice")
@@ -36,11 +37,12 @@ class Slicing:
         followers: KnownFollowers,
         pushing: Pushing,
         patience: Patience,
+        room: Room,
         limits: Limits,
         clock_ms: Callable[[], int],
     ) -> None:
         self._slices, self._progress, self._followers = slices, progress, followers
-        self._pushing, self._patience, self._clock_ms = pushing, patience, clock_ms
+        self._pushing, self._patience, self._room, self._clock_ms = pushing, patience, room, clock_ms
         self._page, self._produced_at_once = limits.fanout_followers_page, limits.produces_in_flight // 2
 
     async def hand_on(self, events: Iterable[TweetCreated], shards: Mapping[UserId, int]) -> None:
@@ -80,7 +82,10 @@ class Slicing:
         _LEFT_OUT_PULLED.inc()
 
     async def _push(self, entry: Entry, followers: UserIds) -> None:
-        await self._pushing.homes(Push([(entry, followers)]))
+        left = Left()
+        await self._pushing.homes(Push([(entry, followers)]), left)
+        with self._room.parked(self._pushing.may_park(left)):
+            await self._pushing.finish(left)
 
     async def _save(self, event: FanoutSlice, progress: Progress) -> None:
         await self._patience.until_available(lambda: self._progress.save(event.tweet_id, event.shard, progress))

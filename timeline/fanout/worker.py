@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import monotonic, time
 
 from timeline import metrics
@@ -20,10 +20,11 @@ from timeline.domain.limits import Limits
 from timeline.fanout.holes import Holes
 from timeline.fanout.known import KnownFollowers
 from timeline.fanout.patience import Patience
-from timeline.fanout.plan import ByAuthor, Gathering, Push, by_author, lag_seconds
+from timeline.fanout.plan import ByAuthor, Gathering, by_author, lag_seconds
 from timeline.fanout.ports import Batch, Classes, Event, Events, Followers, ProgressStore, Pushes, Slices
-from timeline.fanout.pushing import Pushing
+from timeline.fanout.pushing import Left, Pushing
 from timeline.fanout.reclassify import Reclassify
+from timeline.fanout.room import Parking, Room
 from timeline.fanout.slicing import Slicing
 from timeline.fanout.stopping import closing, drain, unless
 
@@ -44,17 +45,17 @@ async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) ->
     under_way: set[asyncio.Task[None]] = set()
     async with asyncio.TaskGroup() as group:
 
-        async def take(events: Events[Event], deliver: Callable[[Batch[Event]], Awaitable[None]], at_once: int) -> None:
-            """Batches of one kind, so many of them under way."""
-            room = asyncio.Semaphore(at_once)
+        async def take(events: Events[Event], deliver: Callable[[Batch[Event]], Awaitable[None]], room: Room) -> None:
+            """Batches of one kind."""
 
             async def one(batch: Batch[Event]) -> None:
                 try:
                     await deliver(batch)
                 finally:
-                    room.release()
+                    room.leave()
 
-            while await unless(stopping, room.acquire()):
+            while not stopping.is_set():
+                await unless(stopping, room.enter())
                 batch = await unless(stopping, events.batch()) if not stopping.is_set() else None
                 if batch is None:
                     break
@@ -63,10 +64,8 @@ async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) ->
                 task.add_done_callback(under_way.discard)
 
         intakes = {
-            group.create_task(take(fanout.tweets, fanout.deliver, limits.fanout_batches_in_flight), name="tweets"),
-            group.create_task(
-                take(fanout.slices, fanout.deliver_slices, limits.fanout_slices_in_flight), name="slices"
-            ),
+            group.create_task(take(fanout.tweets, fanout.deliver, fanout.tweets_room), name="tweets"),
+            group.create_task(take(fanout.slices, fanout.deliver_slices, fanout.slices_room), name="slices"),
         }
         await asyncio.wait(intakes)
         if given_up := await drain(set(under_way), limits.drain_seconds):
@@ -95,7 +94,12 @@ class Fanout:
         self._classes, self._patience = classes, Patience("fanout", limits)
         self._pushing = Pushing(pushes, Holes(pushes, classes, limits), self._patience, limits, clock_ms)
         self._followers = KnownFollowers(followers, limits, clock)
-        self._slicing = Slicing(slices, progress, self._followers, self._pushing, self._patience, limits, clock_ms)
+        parking = Parking(limits)
+        self.tweets_room = Room(limits.fanout_batches_in_flight, parking)
+        self.slices_room = Room(limits.fanout_slices_in_flight, parking)
+        self._slicing = Slicing(
+            slices, progress, self._followers, self._pushing, self._patience, self.slices_room, limits, clock_ms
+        )
         self._reclassify = Reclassify(classes, followers, limits, push_followers_max, clock)
 
     async def deliver(self, batch: Batch[TweetCreated]) -> None:
@@ -105,18 +109,22 @@ class Fanout:
         Profiles come first: whoever may skip an author's followers may do so because readers pull the profile.
         """
         taken = self._clock()  # by now all of it is stored
-        entries = by_author(batch.events)
-        await self._pushing.profiles(entry for each in entries.values() for entry in each)
+        entries, left = by_author(batch.events), Left()
+        await self._pushing.profiles((entry for each in entries.values() for entry in each), left)
         pulled = await self._pulled(list(entries))
         pushed = {author: each for author, each in entries.items() if author not in pulled}
-        counts, large = await self._push(batch, pushed, taken)
+        counts, large = await self._push(batch, pushed, taken, left)
         await self._reclassify.after_push(counts)
         await self._reclassify.after_slicing(large)
         again = await self._reclassify.recount(pulled)
         for author in again:
             self._followers.forget(author)  # from when there were more: by its length the author would be pulled again
-        await self._push(batch, {author: entries[author] for author in again}, taken)
+        again_pushed = {author: entries[author] for author in again}
+        await self._push(batch, again_pushed, taken, left)
         _LEFT_OUT_PULLED.inc(sum(len(entries[author]) for author in pulled.difference(again)))
+        with self.tweets_room.parked(self._pushing.may_park(left)):
+            await self._pushing.finish(left)
+        self._observe(pushed | again_pushed, large, left.reached_ms)
         await self.tweets.done(batch)
 
     async def deliver_slices(self, batch: Batch[FanoutSlice]) -> None:
@@ -139,40 +147,36 @@ class Fanout:
         return pulled
 
     async def _push(
-        self, batch: Batch[TweetCreated], entries: ByAuthor, taken: float
+        self, batch: Batch[TweetCreated], entries: ByAuthor, taken: float, left: Left
     ) -> tuple[Mapping[UserId, int], Mapping[UserId, int]]:
         """What of a batch is by these: small authors first, to each of their followers; then large ones, in slices. How many
         followers each of the small ones has, and how many shards each of the large ones."""
         shards = await self._followers.shards(list(entries), taken, self._patience.until_available)
         large = {author: count for author, count in shards.items() if count > 1}
         counts = await self._push_followers(
-            {author: entries[author] for author in entries if author not in large}, taken
+            {author: entries[author] for author in entries if author not in large}, taken, left
         )
         await self._slicing.hand_on(batch.events, large)
         return counts, large
 
-    async def _push_followers(self, entries: ByAuthor, taken: float) -> dict[UserId, int]:
+    async def _push_followers(self, entries: ByAuthor, taken: float, left: Left) -> dict[UserId, int]:
         """How many followers each of the authors has. A push or a read that fails is repeated alone, so that what others have is not
         appended again."""
         counts = dict.fromkeys(entries, 0)
-        gathering, reached_ms = Gathering(entries, self._limits.fanout_appends_per_push), dict[int, int]()
-
-        async def send(pushes: Iterable[Push]) -> None:
-            for push in pushes:
-                await self._pushing.homes(push)
-                reached_ms.update(dict.fromkeys([entry.tweet_id for entry, _ in push.parts], self._clock_ms()))
-
+        gathering = Gathering(entries, self._limits.fanout_appends_per_push)
         async with closing(self._followers.pages(list(entries), taken, self._patience.until_available)) as pages:
             async for page in pages:
                 counts[page.author_id] += len(page.followers)
-                await send(gathering.add(page))
-        await send(gathering.rest())
-        self._observe(entries, reached_ms)
+                for push in gathering.add(page):
+                    await self._pushing.homes(push, left)
+        for push in gathering.rest():
+            await self._pushing.homes(push, left)
         return counts
 
-    def _observe(self, entries: ByAuthor, reached_ms: Mapping[int, int]) -> None:
-        """`reached_ms`: when Redis had the last append of each; of who has no followers there is none."""
+    def _observe(self, entries: ByAuthor, large: Collection[UserId], reached_ms: Mapping[int, int]) -> None:
+        """`reached_ms`: when Redis had the last append of each; of who has no followers there is none. Slices tell of themselves."""
         now_ms = self._clock_ms()
-        for each in entries.values():
-            for entry in each:
-                _LAG.observe(lag_seconds(entry.tweet_id, reached_ms.get(entry.tweet_id, now_ms)))
+        for author, each in entries.items():
+            if author not in large:
+                for entry in each:
+                    _LAG.observe(lag_seconds(entry.tweet_id, reached_ms.get(entry.tweet_id, now_ms)))

@@ -1,0 +1,68 @@
+"""Room for what is under way: so many batches of a kind, not counting those that only wait for a Redis node that is away.
+
+So one node holds up nobody else's deliveries, in the seconds before what it lacks may be left out. How much may wait like that is
+bounded: then everybody waits, as if all of Redis were away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from timeline.domain.limits import Limits
+
+
+class Parking:
+    """What waits for nodes that are away, of all kinds together."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._batches_max, self._appends_max = limits.fanout_parked_batches_max, limits.fanout_parked_appends_max
+        self._batches = self._appends = 0
+
+    def take(self, appends: int) -> bool:
+        """Whether there is room for so many appends of one more batch, which is then taken."""
+        if self._batches >= self._batches_max or self._appends + appends > self._appends_max:
+            return False
+        self._batches += 1
+        self._appends += appends
+        return True
+
+    def free(self, appends: int) -> None:
+        self._batches -= 1
+        self._appends -= appends
+
+
+class Room:
+    """For batches of one kind."""
+
+    def __init__(self, at_once: int, parking: Parking) -> None:
+        self._at_once, self._parking = at_once, parking
+        self._under_way = self._parked = 0
+        self._changed = asyncio.Event()
+
+    async def enter(self) -> None:
+        """Wait until there is room, and take it."""
+        while self._under_way - self._parked >= self._at_once:
+            self._changed.clear()
+            await self._changed.wait()
+        self._under_way += 1
+
+    def leave(self) -> None:
+        self._under_way -= 1
+        self._changed.set()
+
+    @contextmanager
+    def parked(self, appends: int) -> Iterator[None]:
+        """Meanwhile a batch of which so many appends are left takes no room, if there is parking for it. 0: nothing is waited for, or
+        there is nobody for whom to go on."""
+        if not appends or not self._parking.take(appends):
+            yield
+            return
+        self._parked += 1
+        self._changed.set()
+        try:
+            yield
+        finally:
+            self._parking.free(appends)
+            self._parked -= 1
