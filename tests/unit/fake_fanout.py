@@ -27,6 +27,7 @@ from timeline.fanout.ports import (
     Progress,
     at_once,
 )
+from timeline.fanout.room import Room
 from timeline.fanout.worker import Fanout, run_fanout
 
 NOW_MS = 1_780_000_000_000
@@ -338,6 +339,10 @@ class Worker:
             clock_ms=lambda: self.now_ms,
             clock=lambda: self.seconds,
         )
+
+    @property
+    def tweets_room(self) -> Room:
+        return self._fanout.tweets_room
 
     async def deliver(self, *authors: int) -> list[int]:
         """A tweet of each: their ids."""

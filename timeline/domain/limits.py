@@ -113,6 +113,11 @@ class Limits:
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
     fanout_batches_in_flight: int = 4  # some read followers while others push: Redis is never idle
     fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
+    slice_piece: int = 1_000  # appends of a slice sent at once where tweets came just now: each waits behind that many
+    slice_quiet_ms: int = (
+        100  # without tweets for so long, a slice goes as fast as it can: small pieces cost half as much again
+    )
+    slice_waits_ms: int = 10  # for tweets under way, before each piece: a slice is slower then, and never stands still
     fanout_left_appends_max: int = (
         200_000  # of one batch, tried and not taken, 2 MB: then it waits before it tries more
     )

@@ -22,7 +22,9 @@ from timeline.eventlog.ledger import Ledger, Partition
 from timeline.settings import Settings
 
 _POLL_SECONDS = 0.1  # an idle member wakes ten times a second; a message wakes it at once
-_FULL_SECONDS = 0.1  # a buffer that is full for longer pauses the partitions (which throws away what was fetched)
+_FULL_SECONDS = (
+    1.0  # a buffer that is full for longer pauses the partitions, which throws away what was fetched: an engine is away
+)
 _REJOIN_PAUSE_SECONDS = 1.0
 _MAX_POLL_MS = 60_000  # a thread that hangs for longer gives its partitions to others
 _FETCHED_KBYTES = 16 * 1024  # in the client's own queue: some 100,000 events

@@ -7,8 +7,10 @@ bounded: then everybody waits, as if all of Redis were away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import inf
+from time import monotonic
 
 from timeline.domain.limits import Limits
 
@@ -36,10 +38,29 @@ class Parking:
 class Room:
     """For batches of one kind."""
 
-    def __init__(self, at_once: int, parking: Parking) -> None:
-        self._at_once, self._parking = at_once, parking
+    def __init__(self, at_once: int, parking: Parking, clock: Callable[[], float] = monotonic) -> None:
+        self._at_once, self._parking, self._clock = at_once, parking, clock
         self._under_way = self._parked = 0
         self._changed = asyncio.Event()
+        self._used_at = -inf
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing has been under way for so long."""
+        return self._is_idle and self._clock() - self._used_at >= seconds
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until nothing is under way, but for what is parked; at most so long."""
+        if self._is_idle:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._is_idle:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._under_way <= self._parked
 
     async def enter(self) -> None:
         """Wait until there is room, and take it."""
@@ -50,6 +71,7 @@ class Room:
 
     def leave(self) -> None:
         self._under_way -= 1
+        self._used_at = self._clock()
         self._changed.set()
 
     @contextmanager

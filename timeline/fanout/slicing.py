@@ -7,7 +7,7 @@ is done for a day: set back the group's offsets, and it is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -38,11 +38,13 @@ class Slicing:
         pushing: Pushing,
         patience: Patience,
         room: Room,
+        tweets_room: Room,
         limits: Limits,
         clock_ms: Callable[[], int],
     ) -> None:
         self._slices, self._progress, self._followers = slices, progress, followers
-        self._pushing, self._patience, self._room, self._clock_ms = pushing, patience, room, clock_ms
+        self._pushing, self._patience, self._clock_ms = pushing, patience, clock_ms
+        self._room, self._tweets_room, self._limits = room, tweets_room, limits
         self._page, self._produced_at_once = limits.fanout_followers_page, limits.produces_in_flight // 2
 
     async def hand_on(self, events: Iterable[TweetCreated], shards: Mapping[UserId, int]) -> None:
@@ -83,9 +85,21 @@ class Slicing:
 
     async def _push(self, entry: Entry, followers: UserIds) -> None:
         left = Left()
-        await self._pushing.homes(Push([(entry, followers)]), left)
+        async for some in self._pieces(followers):
+            await self._pushing.homes(Push([(entry, some)]), left)
         with self._room.parked(self._pushing.may_park(left)):
             await self._pushing.finish(left)
+
+    async def _pieces(self, followers: UserIds) -> AsyncIterator[UserIds]:
+        """All at once while there are no tweets; else in pieces between which tweets have their turn."""
+        at, limits = 0, self._limits
+        while at < len(followers):
+            is_quiet = self._tweets_room.is_quiet(limits.slice_quiet_ms / 1000)
+            if not is_quiet:
+                await self._tweets_room.idle(limits.slice_waits_ms / 1000)
+            size = len(followers) if is_quiet else limits.slice_piece
+            yield followers[at : at + size]
+            at += size
 
     async def _save(self, event: FanoutSlice, progress: Progress) -> None:
         await self._patience.until_available(lambda: self._progress.save(event.tweet_id, event.shard, progress))

@@ -98,7 +98,15 @@ class Fanout:
         self.tweets_room = Room(limits.fanout_batches_in_flight, parking)
         self.slices_room = Room(limits.fanout_slices_in_flight, parking)
         self._slicing = Slicing(
-            slices, progress, self._followers, self._pushing, self._patience, self.slices_room, limits, clock_ms
+            slices,
+            progress,
+            self._followers,
+            self._pushing,
+            self._patience,
+            self.slices_room,
+            self.tweets_room,
+            limits,
+            clock_ms,
         )
         self._reclassify = Reclassify(classes, followers, limits, push_followers_max, clock)
 
