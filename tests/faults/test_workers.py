@@ -177,7 +177,8 @@ def die_and_come_back(group: Group) -> None:
 
 @pytest.mark.timeout(1_800 if FULL else 420)
 @pytest.mark.parametrize(
-    ("protocol", "static"), [("consumer", True), ("consumer", False), ("classic", True), ("classic", False)]
+    ("protocol", "static"),
+    [("consumer", False), ("classic", True), *([("consumer", True), ("classic", False)] if FULL else [])],
 )
 def test_workers_that_join_and_leave_under_load_lose_nothing_and_never_commit_ahead(
     world: World, protocol: str, static: bool
