@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from timeline.cache.appends import Appends, Block, Frame, Numbers, blocks
 from timeline.cache.connection import Node, Reply
-from timeline.cache.dataplane import DataPlane
+from timeline.cache.dataplane import DataPlane, packed_transaction
 from timeline.cache.errors import ReplyError
 from timeline.cache.functions import Functions, full_name
 from timeline.cache.integers import REFUSED
@@ -263,36 +263,52 @@ class Pusher:
 
     async def _trim(self, kind: ListKind, users: Iterable[int]) -> None:
         """Best effort: a list that could not be cut is by the next push."""
-        every = list(users)
+        every = list(map(UserId, users))
         for start in range(0, len(every), self._limits.redis_trims_in_flight):
-            part = every[start : start + self._limits.redis_trims_in_flight]
-            await asyncio.gather(*(self._trim_one(kind, UserId(user)) for user in part))
-
-    async def _trim_one(self, kind: ListKind, user_id: UserId) -> None:
-        try:
+            waiting = every[start : start + self._limits.redis_trims_in_flight]
             for _ in range(_TRIM_ATTEMPTS):
-                if await self._try_to_trim(kind, user_id):
-                    return
-        except Unavailable as error:
-            log.info("trim_left_out", extra={"reason": str(error)})
+                if waiting:
+                    waiting = await self._try_to_trim(kind, waiting)
 
-    async def _try_to_trim(self, kind: ListKind, user_id: UserId) -> bool:
-        """False if the header has changed meanwhile. A list that is being built is left alone: it is short-lived, and history is put
-        before what it holds."""
-        key = self._keys.list_of(kind, user_id)
-        first, oldest = await self._plane.transaction(
-            key, ((b"LINDEX", key, 0), (b"LRANGE", key, 1, -self._entries_max[kind] - 1))
-        )
-        header = Header.unpack(first) if first is not None else None
-        if header is None or header.building or not oldest or len(oldest[0]) != ENTRY_BYTES:
-            return True
+    async def _try_to_trim(self, kind: ListKind, users: Sequence[UserId]) -> list[UserId]:
+        """All in two round trips. Those of which the header has changed between."""
+        keys = [self._keys.list_of(kind, user) for user in users]
+        reads = [
+            packed_transaction(((b"LINDEX", key, 0), (b"LRANGE", key, 1, -self._entries_max[kind] - 1))) for key in keys
+        ]
+        cuts = list[tuple[UserId, bytes, tuple[bytes | int, ...]]]()
+        for user, key, (told, _) in zip(
+            users, keys, await self._plane.try_reading_transactions(keys, reads, 2), strict=True
+        ):
+            if _is_there(told) and (cut := _cut(*told)) is not None:
+                cuts.append((user, key, cut))
         if pauses.hold is not None:
-            await pauses.hold(Point.trim, user_id)
-        dropped = join(oldest)["tweet"]
-        after = replace(header, floor=max(header.floor, int(dropped.max()) + 1), base=header.base + len(oldest))
-        done: int = await self._functions.call("trim", key, first, len(oldest), after.pack())
-        TRIMS.inc(done)
-        return done == 1
+            for user, _, _ in cuts:
+                await pauses.hold(Point.trim, user)
+        done = await self._functions.try_many("trim", [(key, cut) for _, key, cut in cuts]) if cuts else []
+        TRIMS.inc(sum(told for told in done if _is_there(told)))
+        return [user for (user, _, _), told in zip(cuts, done, strict=True) if told == 0]
+
+
+def _is_there(told: Reply) -> bool:
+    """Whether it is an answer. Raises ReplyError, which is a bug."""
+    if isinstance(told, ReplyError):
+        raise told
+    if isinstance(told, Unavailable):
+        log.info("trim_left_out", extra={"reason": str(told)})
+        return False
+    return True
+
+
+def _cut(first: bytes | None, oldest: list[bytes]) -> tuple[bytes | int, ...] | None:
+    """Of a list's first element and its oldest entries, which are to go: what `trim` is called with. None where nothing is to be cut:
+    a list that is being built is left alone, as it is short-lived, and history is put before what it holds."""
+    header = Header.unpack(first) if first is not None else None
+    if first is None or header is None or header.building or not oldest or len(oldest[0]) != ENTRY_BYTES:
+        return None
+    dropped = join(oldest)["tweet"]
+    after = replace(header, floor=max(header.floor, int(dropped.max()) + 1), base=header.base + len(oldest))
+    return first, len(oldest), after.pack()
 
 
 def to_appends(pairs: Sequence[tuple[Entry, UserIds]]) -> Appends:

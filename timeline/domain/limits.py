@@ -111,7 +111,9 @@ class Limits:
         6_000  # a whole shard, which overshoots by some 60; a killed worker repeats one at most
     )
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
-    fanout_batches_in_flight: int = 8  # most wait for the store or for Redis: with four, Redis was idle a fifth of the time
+    fanout_batches_in_flight: int = (
+        16  # most wait for the store or for Redis: with four, Redis was idle a fifth of the time
+    )
     fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
     slice_piece: int = 1_000  # appends of a slice sent at once where tweets came just now: each waits behind that many
     slice_quiet_ms: int = (
@@ -169,7 +171,7 @@ class Limits:
     redis_backoff_max_ms: int = 1_000  # between tries to reach a node: one that is back is used within this
     redis_topology_seconds: int = 30  # the map of slots is asked again this often, even if nobody complained
     redis_open_ms: int = 10_000  # a process that starts beside its Redis waits this long for it
-    redis_trims_in_flight: int = 64  # lists read at once to be cut: 200 entries of 24 bytes each
+    redis_trims_in_flight: int = 256  # lists read at once to be cut: 200 entries of 24 bytes each, 1.2 MB
     kafka_delivery_timeout_ms: int = 30_000
     kafka_buffer_events: int = 2_000  # consumed and not yet taken: four batches; when full, partitions are paused
     kafka_commit_interval_ms: int = 500  # what a killed worker repeats is at most this old
