@@ -230,7 +230,8 @@ class Scene:
         return self.stage.one.log.events
 
     async def post(self, process: Process, author: int, text: str = "hello", **more: object) -> Tweet:
-        tweet = await process.writer.post(UserId(author), Draft(text=text, **more))  # type: ignore[arg-type]
+        posted = await process.writer.post(UserId(author), Draft(text=text, **more))  # type: ignore[arg-type]
+        tweet = posted.tweet
         only = tweet.visibility is Visibility.followers
         self.oracle.add(Row(tweet.id, author, None, tweet.reply_to_user, followers_only=only))
         self.texts[tweet.id] = tweet.text

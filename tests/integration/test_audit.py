@@ -111,9 +111,9 @@ async def test_the_process_proves_a_sound_timeline_and_finds_the_hole_that_is_ma
     world = home.world
 
     async def post_slowly() -> None:
-        tweet = await world.writer.post(home.ann, Draft(text="under way"))  # type: ignore[arg-type]
+        posted = await world.writer.post(home.ann, Draft(text="under way"))  # type: ignore[arg-type]
         await asyncio.sleep(0.1)
-        await home.deliver(tweet)
+        await home.deliver(posted.tweet)
 
     with auditing(world, engines, tmp_path) as audit:
         await until(audit.is_ready, "not ready")

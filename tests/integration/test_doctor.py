@@ -76,9 +76,9 @@ async def test_nothing_is_found_while_deliveries_are_under_way(home: Home) -> No
 
     async def deliver_slowly() -> None:
         while not stop.is_set():
-            tweet = await home.world.writer.post(UserId(home.ann), Draft(text="under way"))
+            posted = await home.world.writer.post(UserId(home.ann), Draft(text="under way"))
             await asyncio.sleep(0.1)  # under way for so long
-            await home.deliver(tweet)
+            await home.deliver(posted.tweet)
 
     posting = asyncio.create_task(deliver_slowly())
     try:
@@ -113,13 +113,13 @@ async def test_an_author_who_was_pulled_before_the_list_was_built_is_an_interval
     limits = home.world.settings.limits
     await home.world.store.notices.begin_pull(UserId(home.ann))
     missed = await home.world.writer.post(UserId(home.ann), Draft(text="to nobody's list"))
-    await home.world.cache.lists.push_profiles([(missed.entry, False)])
+    await home.world.cache.lists.push_profiles([(missed.tweet.entry, False)])
     assert await home.causes() == [], "while the interval stands, she is pulled"
     await home.world.store.notices.end_pull(UserId(home.ann))
     assert await home.causes() == [], "after its end too, since the list is from before"
     at_ms = (await home.found()).look.at_ms
     await home.change_header(built_ms=at_ms + limits.notices_margin_ms + 1)
-    assert ("missing", "interval", missed.id) in await home.causes()
+    assert ("missing", "interval", missed.tweet.id) in await home.causes()
 
 
 async def test_a_context_that_is_not_what_is_stored_is_told_for_every_user_in_it(home: Home) -> None:

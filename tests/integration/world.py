@@ -327,7 +327,8 @@ class World:
             self.oracle.rows[edited].followers_only = visibility is Visibility.followers
 
     async def post(self, author: int, text: str = "hello", on: int = 0, **more: object) -> Tweet:
-        tweet = await self.processes[on].writer.post(UserId(author), Draft(text=text, **more))  # type: ignore[arg-type]
+        posted = await self.processes[on].writer.post(UserId(author), Draft(text=text, **more))  # type: ignore[arg-type]
+        tweet = posted.tweet
         only = tweet.visibility is Visibility.followers
         self.oracle.add(Row(tweet.id, author, None, tweet.reply_to_user, followers_only=only, quote_of=tweet.quote_of))
         self.texts[tweet.id] = tweet.text

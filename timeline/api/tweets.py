@@ -19,9 +19,14 @@ from timeline.writing.service import RetweetOutcome
 async def post_tweet(request: web.Request) -> web.StreamResponse:
     me, key = me_of(request), idempotency_key(request)
     body = await read_body(request, TweetBody)
-    tweet = await request.app[WRITER].post(me, _draft(body), key)
-    shown = await _shown_to_author(request, me, tweet.id)
-    return joined(shown, status=201, headers={"Location": f"/api/tweet/{tweet.id}"})
+    reading = request.app[READING]
+    before = reading.moment()
+    posted = await request.app[WRITER].post(me, _draft(body), key)
+    if posted.is_new and posted.tweet.quote_of is None:
+        shown = await reading.just_written(posted.tweet, posted.author, before)
+    else:
+        shown = await _shown_to_author(request, me, posted.tweet.id)
+    return joined(shown, status=201, headers={"Location": f"/api/tweet/{posted.tweet.id}"})
 
 
 def _draft(body: TweetBody) -> Draft:
@@ -39,7 +44,7 @@ def _tweet_id(text: str | None) -> TweetId | None:
 
 
 async def _shown_to_author(request: web.Request, me: UserId, tweet_id: TweetId) -> bytes:
-    """The tweet as just written. Raises Stored when it cannot be read: its author must not take it for lost, and post it again."""
+    """The tweet as it is by now. Raises Stored when it cannot be read: its author must not take it for lost, and post it again."""
     try:
         shown = await request.app[READING].tweets(me, [tweet_id])
     except Unavailable as error:

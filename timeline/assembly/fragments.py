@@ -17,6 +17,7 @@ from timeline.domain.records import Author, Marks, Post, State
 
 NULL = b"null"
 FALSE, TRUE = b"false", b"true"
+UNMARKED = b'{"liked":false,"retweeted":false}'
 
 
 def rfc3339(unix_ms: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from timeline.assembly.fragments import author_of, post_of
-from timeline.assembly.ports import ContentCache, TweetReader, UserReader
+from timeline.assembly.ports import ContentCache, Moment, TweetReader, UserReader
 from timeline.domain import pauses
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import TweetId, UserId
@@ -64,6 +64,18 @@ class Hydrator:
         if lacking:
             await self._load(lacking, authors, found)
         return found
+
+    def moment(self) -> Moment:
+        """Now. To be taken before anything is read, or written, that goes into the caches."""
+        return self._cache.moment()
+
+    def written(self, tweet: Tweet, before: Moment) -> tuple[Post, State]:
+        """What was written just now, of which nobody else has made anything else yet; and into the caches, so that nobody asks the
+        store for it. `before` is a moment from before it was written: whoever may have changed it since is newer."""
+        post, state = post_of(tweet, self._media_url), State.of(tweet, Counts())
+        self._beside(self._cache.put_states({tweet.id: state}, before))
+        self._beside(self._cache.put_posts([post], before))
+        return post, state
 
     async def author(self, user_id: UserId) -> Author | None:
         """One, None if there is no such user. Raises Unavailable when that cannot be told."""

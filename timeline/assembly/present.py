@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from timeline.assembly import fragments
 from timeline.assembly.hydrate import Contents, Hydrator
 from timeline.assembly.pages import Item, shown_authors
-from timeline.assembly.ports import MarksReader
+from timeline.assembly.ports import MarksReader, Moment
 from timeline.assembly.readers import Leased
 from timeline.domain import rules
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Reader
+from timeline.domain.model import Reader, Tweet, User
 from timeline.domain.records import Author, Marks, Post
 
 
@@ -52,6 +52,22 @@ class Presenter:
                 quote = self._quote(item.post, quotes, authors, viewers, reader, hides_muted)
                 shown.append(self._tweet(item, contents, authors, viewers, quote, _why(item) if explain else b""))
         return shown, left_out
+
+    async def just_written(self, tweet: Tweet, author: User, before: Moment) -> bytes:
+        """A new tweet that quotes nothing, to its author, from what is known of it: nothing is asked but a name that it replies to.
+        `before`: see Hydrator.written."""
+        post, state = self._hydrator.written(tweet, before)
+        named = await self._hydrator.authors([] if post.reply_to_user is None else [post.reply_to_user])
+        return fragments.tweet(
+            post,
+            state,
+            fragments.author_of(author),
+            replied_to=self._replied_to(post, named),
+            quote=fragments.NULL,
+            position=tweet.id,
+            viewer=fragments.UNMARKED,
+            retweeted_by=fragments.NULL,
+        )
 
     def _tweet(
         self,
@@ -133,7 +149,7 @@ class Presenter:
             if below:
                 liked, retweeted = await self._store_marks.marked(reader.user_id, below)
         except Unavailable:
-            return dict.fromkeys(ids, b'{"liked":false,"retweeted":false}')
+            return dict.fromkeys(ids, fragments.UNMARKED)
         return {tweet_id: fragments.viewer(marks, tweet_id, liked, retweeted) for tweet_id in ids}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from timeline.assembly.hydrate import Hydrator
 from timeline.assembly.newer import Newer, News
 from timeline.assembly.pages import Found, Item, Pages
+from timeline.assembly.ports import Moment
 from timeline.assembly.present import Presenter
 from timeline.assembly.readers import Leased
 from timeline.assembly.skeleton import Walk, Walks
@@ -18,7 +19,7 @@ from timeline.domain.entries import RETWEET_BIT, Entry
 from timeline.domain.errors import BadRequest, Unavailable
 from timeline.domain.ids import ID_MAX, TweetId, UserId
 from timeline.domain.limits import Limits
-from timeline.domain.model import Reader
+from timeline.domain.model import Reader, Tweet, User
 from timeline.domain.records import ListKind
 from timeline.metrics import DEGRADED_PAGES, PAGES
 
@@ -93,6 +94,14 @@ class Reading:
         reader = await self.reader(me)
         shown, _ = await self._shown(reader, tweet_ids)
         return shown
+
+    def moment(self) -> Moment:
+        """Now, as the caches tell it."""
+        return self._hydrator.moment()
+
+    async def just_written(self, tweet: Tweet, author: User, before: Moment) -> bytes:
+        """What its author is answered of a new tweet that quotes nothing; `before` is a moment from before it was written."""
+        return await self._presenter.just_written(tweet, author, before)
 
     async def source_of(self, me: UserId | None, tweet_id: TweetId) -> TweetId:
         """The tweet that an id means: of a retweet, the retweeted one. Raises BadRequest("tweet-not-found") if it may not be seen;

@@ -287,11 +287,11 @@ class _Replay:
             mentioned = row.ref_user if row.kind is Kind.mention and row.ref_user else None
             reply_to = TweetId(source) if row.kind is Kind.reply and source is not None else None
             draft = Draft(text=text_of(row.post_id, row.author, mentioned), reply_to=reply_to)
-            tweet = await self._doors.writer.post(row.author, draft, f"load-{row.post_id}")
+            posted = await self._doors.writer.post(row.author, draft, f"load-{row.post_id}")
         except BadRequest as error:
             faults = "; ".join(f"{fault.pointer} {fault.detail}" for fault in error.faults)
             raise _Refused(f"{error.detail} {faults}".strip()) from error
-        return row.kind.name, tweet.id
+        return row.kind.name, posted.tweet.id
 
     async def _retweet(self, author: UserId, source: TweetId) -> tuple[str, int]:
         outcome = await self._doors.writer.retweet(author, source)

@@ -9,10 +9,10 @@ from typing import Protocol
 from timeline.assembly.compare import Comparison
 from timeline.domain.entries import UserIds
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Tweet, User
+from timeline.domain.model import User
 from timeline.domain.notices import Notices
 from timeline.writing.drafts import Draft
-from timeline.writing.service import RetweetOutcome
+from timeline.writing.service import Posted, RetweetOutcome
 
 
 class BulkGraph(Protocol):
@@ -30,7 +30,7 @@ class BulkGraph(Protocol):
 class Posting(Protocol):
     """writing/service.py: the same code that serves POST."""
 
-    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Tweet:
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Posted:
         """Raises BadRequest."""
 
     async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:

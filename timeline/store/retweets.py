@@ -63,10 +63,13 @@ class Retweets:
         self._limits = limits
         self._budget = budget or PullBudget(limits)  # of its own only where nothing else pulls
 
-    async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted) -> Retweeted:
+    async def retweet(
+        self, user_id: UserId, source: TweetId, mine: Retweeted, before: Retweeted | None = None
+    ) -> Retweeted:
         """Make it active: answers `mine` if it was not (its version raised above the last decision's if need be), else the active one
-        that was there, unchanged. The mirror is written in both cases, so a retried call repairs what a crash left out."""
-        stands = await self.find(user_id, source)
+        that was there, unchanged. The mirror is written in both cases, so a retried call repairs what a crash left out. `before` is
+        what was found a moment ago, if it was looked for: what else stands costs one more try, and is overlooked by nobody."""
+        stands = before
         values: tuple[int, ...]
         for _ in range(_TRIES_MAX):
             if stands is not None and stands.active:

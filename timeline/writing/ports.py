@@ -75,9 +75,11 @@ class RetweetStore(Protocol):
     async def find(self, user_id: UserId, source: TweetId) -> Retweeted | None:
         """The decision that stands, if there ever was one."""
 
-    async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted) -> Retweeted:
-        """Make it active: answers `mine` if it was not, else the active one that was there, unchanged.
-        Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
+    async def retweet(
+        self, user_id: UserId, source: TweetId, mine: Retweeted, before: Retweeted | None = None
+    ) -> Retweeted:
+        """Make it active: answers `mine` if it was not, else the active one that was there, unchanged. `before`: what `find` has said,
+        if it was asked. Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
 
     async def undo(
         self, user_id: UserId, source: TweetId, version: int, only: TweetId | None = None

@@ -39,6 +39,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Posted:
+    """The tweet and its author. `is_new`: this very call has written it, and nothing has become of it yet."""
+
+    tweet: Tweet
+    author: User
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RetweetOutcome:
     """The retweet's own id (None: there never was one to undo), and how many retweets the source has now."""
 
@@ -127,11 +136,11 @@ class Writer(Graph):
         self._marks, self._states, self._lists, self._events = marks, states, lists, events
         self._sight = Sight(graph=graph, tweets=tweets)
 
-    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None = None) -> Tweet:
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None = None) -> Posted:
         """The tweet, stored and on its way. Raises BadRequest: invalid-tweet, user-not-found, tweet-not-found (what it replies to or
         quotes), idempotency-conflict. A retry under the same key returns the first tweet."""
         draft = checked(draft, self._limits)
-        await must_exist(self._users, me)
+        author = (await must_exist(self._users, me))[me]
         mine = Reservation(await self._ids.mint(), self._ids.now_us(), draft.fingerprint())
         held = None if idempotency_key is None else await self._idempotency.find(me, idempotency_key)
         if held is None:
@@ -142,10 +151,10 @@ class Writer(Graph):
         if held is not None and held != mine:
             first = await self._posted_under(me, held, mine.body_hash)
             if first is not None:
-                return first
+                return Posted(first, author, False)
             tweet = await self._compose(me, draft, held)
         await self._publish(tweet)
-        return tweet
+        return Posted(tweet, author, tweet.id == mine.tweet_id)
 
     async def _posted_under(self, me: UserId, held: Reservation, body_hash: bytes) -> Tweet | None:
         """The first tweet of a key that was used before; None if its request died before it was stored, or is still at it: then the
@@ -187,7 +196,7 @@ class Writer(Graph):
             # whoever undid it may have died before its row was removed, and the next decision forgets its id
             await self._remove(me, before.retweet_id, before.version)
         mine = Retweeted(await self._ids.mint(), True, self._ids.now_us())
-        standing = await self._retweets.retweet(me, source.id, mine)
+        standing = await self._retweets.retweet(me, source.id, mine, before)
         with after_effect():
             if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
                 # also when it stood already without a row: whoever decided it died before this batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from timeline.domain.errors import BadRequest, Fault
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Tweet, TweetKey, Visibility
+from timeline.domain.model import Tweet, TweetKey, User, Visibility
 from timeline.writing.ports import GraphStore, TweetStore, UserStore
 
 
@@ -42,12 +42,13 @@ class Sight:
         return tweet.visibility is Visibility.public or await self._graph.follows(me, tweet.author_id)
 
 
-async def must_exist(users: UserStore, *user_ids: UserId) -> None:
-    """Raises BadRequest("user-not-found") unless all of these do."""
+async def must_exist(users: UserStore, *user_ids: UserId) -> dict[UserId, User]:
+    """These. Raises BadRequest("user-not-found") unless all of them do."""
     found = await users.get_many(user_ids)
     for user_id in user_ids:
         if user_id not in found or found[user_id].deleted:
             raise BadRequest("user-not-found", f"There is no user {user_id}.")
+    return found
 
 
 def no_tweet(tweet_id: TweetId, pointer: str = "") -> BadRequest:

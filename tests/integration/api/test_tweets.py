@@ -41,6 +41,7 @@ async def test_a_reply_names_its_parent_and_conversation(api: Api) -> None:
     answer = await api.post(me, "c", reply_to=reply["id"])
     assert (reply["reply_to"], reply["reply_to_user"]) == (root["id"], {"id": str(me), "handle": f"u{me}"})
     assert reply["conversation_id"] == answer["conversation_id"] == root["id"]
+    assert (await api.tweet(answer["id"], me)).shaped(TweetView) == answer
 
 
 async def test_a_quote_holds_the_quoted_tweet_and_not_its_own_quote(api: Api) -> None:

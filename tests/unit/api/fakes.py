@@ -8,10 +8,10 @@ from typing import Any
 from timeline.assembly.service import Page
 from timeline.domain.errors import BadRequest
 from timeline.domain.ids import TweetId, UserId
-from timeline.domain.model import Tweet, Visibility
+from timeline.domain.model import Tweet, User, Visibility
 from timeline.writing.drafts import Draft
 from timeline.writing.ports import Marker
-from timeline.writing.service import RetweetOutcome
+from timeline.writing.service import Posted, RetweetOutcome
 
 NEW_TWEET = TweetId(77)
 
@@ -40,9 +40,14 @@ class FakeWriter:
     async def unfollow(self, me: UserId, other: UserId) -> None:
         self._calls.note("unfollow", me, other)
 
-    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Tweet:
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Posted:
+        """Under the key `again` there is a tweet already."""
         self._calls.note("post", me, draft, idempotency_key)
-        return Tweet(id=NEW_TWEET, author_id=me, text=draft.text, version=1, conversation_id=NEW_TWEET)
+        author = User(id=me, handle="a", name="A", avatar_url=None, created_ms=1, version=1)
+        tweet = Tweet(
+            id=NEW_TWEET, author_id=me, text=draft.text, version=1, conversation_id=NEW_TWEET, quote_of=draft.quote_of
+        )
+        return Posted(tweet, author, idempotency_key != "again")
 
     async def delete(self, me: UserId, tweet_id: TweetId) -> None:
         self._calls.note("delete", me, tweet_id)
@@ -140,6 +145,14 @@ class FakeReading:
     async def tweets(self, me: UserId | None, tweet_ids: Sequence[TweetId]) -> list[bytes]:
         self._calls.note("tweets", me, list(tweet_ids))
         return [b'{"id":"%d"}' % tweet_id for tweet_id in tweet_ids if tweet_id < 100]
+
+    def moment(self) -> str:
+        self._calls.note("moment")
+        return "before"
+
+    async def just_written(self, tweet: Tweet, author: User, before: str) -> bytes:
+        self._calls.note("just_written", tweet.id, author.id, before)
+        return b'{"id":"%d"}' % tweet.id
 
     @staticmethod
     def _page(cursor: str | None) -> Page:

@@ -94,7 +94,18 @@ async def test_a_tweet_is_posted_and_answered_with_its_place(http: ClientSession
     answer = await http.post("/api/tweet", headers=ME | {"Idempotency-Key": "k~!"}, json=members)
     assert (answer.status, answer.headers["Location"], await answer.json()) == (201, "/api/tweet/77", {"id": "77"})
     draft = Draft(text="a", reply_to=5, quote_of=6, media_ids=("image:x",), visibility=Visibility.followers)  # type: ignore[arg-type]
-    assert calls == [("post", 42, draft, "k~!"), ("tweets", 42, [77])]
+    assert calls == [("moment",), ("post", 42, draft, "k~!"), ("tweets", 42, [77])]
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [("first", ("just_written", 77, 42, "before")), ("again", ("tweets", 42, [77]))]
+)
+async def test_what_was_just_written_is_not_read_and_what_was_there_is(
+    http: ClientSession, calls: Calls, key: str, shown: tuple[object, ...]
+) -> None:
+    answer = await http.post("/api/tweet", headers=ME | {"Idempotency-Key": key}, json={"text": "a"})
+    assert (answer.status, await answer.json()) == (201, {"id": "77"})
+    assert calls[2:] == [shown]
 
 
 async def test_a_retweet_says_its_id_and_count(http: ClientSession) -> None:
@@ -164,7 +175,7 @@ async def test_a_tweet_that_cannot_be_shown_after_it_was_stored_is_not_called_lo
                 raise Unavailable("cassandra")
 
     calls.__class__ = Away
-    said = await problem(await http.post("/api/tweet", headers=ME, json={"text": "a"}), "stored")
+    said = await problem(await http.post("/api/tweet", headers=ME, json={"text": "a", "quote_of": "6"}), "stored")
     assert "77" in said["detail"]
 
 

@@ -11,7 +11,7 @@ from timeline.domain.ids import TweetId, UserId
 from timeline.domain.model import Tweet, User
 from timeline.ops.ports import Doors
 from timeline.writing.drafts import Draft
-from timeline.writing.service import RetweetOutcome
+from timeline.writing.service import Posted, RetweetOutcome
 
 
 class FakeService:
@@ -50,12 +50,13 @@ class FakeService:
     async def authors_of(self, tweet_ids: Sequence[TweetId]) -> Mapping[TweetId, UserId]:
         return {one: self.tweets[one].author_id for one in tweet_ids if one in self.tweets}
 
-    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Tweet:
+    async def post(self, me: UserId, draft: Draft, idempotency_key: str | None) -> Posted:
         await self._turn(me, draft.text)
         assert idempotency_key is not None
+        author = User(id=me, handle=f"u{me}", name=f"U {me}", avatar_url=None, created_ms=1, version=1)
         known = self.by_key.get((me, idempotency_key))
         if known is not None:
-            return known
+            return Posted(known, author, False)
         parent = None
         if draft.reply_to is not None:
             if draft.reply_to not in self.tweets:
@@ -67,7 +68,7 @@ class FakeService:
             reply_to_user=parent and parent.author_id,
         )  # fmt: skip
         self.tweets[made] = self.by_key[me, idempotency_key] = tweet
-        return tweet
+        return Posted(tweet, author, True)
 
     async def retweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         await self._turn(me)
