@@ -266,7 +266,7 @@ async def primary_of_first_pair(pairs: Pairs) -> str:
 
 
 async def hand_over(pairs: Pairs, server: str) -> float:
-    """The node, a replica, takes over from a primary that lives. When it has."""
+    """The node, a replica, takes over from a primary that lives. When it has, and the other one knows."""
     await pairs.until_copied(server)
     deadline, again_at = time.monotonic() + SECONDS, 0.0
     while pairs.role(server) != "master":
@@ -274,6 +274,10 @@ async def hand_over(pairs: Pairs, server: str) -> float:
         if time.monotonic() > again_at:  # votes are given once in two node timeouts
             pairs.client(server).execute_command("CLUSTER", "FAILOVER")
             again_at = time.monotonic() + 6
+        await asyncio.sleep(0.005)
+    # until it learns who was voted for, the other one calls itself a primary too
+    while pairs.role(pairs.partner(server)) != "slave":
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
     return time.monotonic()
 
