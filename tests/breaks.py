@@ -75,7 +75,7 @@ BREAKS = (
     Break(
         "trim-without-the-floor",
         "a trim forgets to say below which id the list lacks something",
-        (Edit("timeline/cache/pushing.py", "floor=max(header.floor, int(dropped.max()) + 1)", "floor=header.floor"),),
+        (Edit("timeline/cache/pushing.py", "floor = int.from_bytes(max(self.oldest)[:8]) + 1", "floor = 0"),),
         (INTERLEAVINGS, MACHINE, WALKS),
     ),
     Break(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 from click.testing import CliRunner
@@ -10,7 +15,8 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timeline.eventlog.letters import letter_of
+from timeline.eventlog import letters_command
+from timeline.eventlog.letters import Letter, Survey, letter_of
 from timeline.eventlog.letters_command import _as_json, _line, dead_letters
 from timeline.eventlog.marks import DEALT_WITH, How, Numbers, mark_of, parsed
 
@@ -76,6 +82,15 @@ def test_what_only_looks_like_a_mark_is_none(how: bytes, value: bytes | None) ->
     assert mark_of({}, b"1", 41) is None
 
 
+def test_a_buried_event_that_carries_a_marks_header_is_a_letter_and_does_not_take_it_back_to_the_events() -> None:
+    own: list[tuple[str, bytes | None]] = [(DEALT_WITH, b"retried"), ("trace", b"a")]
+    assert mark_of(dict(own), b"3-9", 12) is not None
+    assert mark_of({each: value or b"" for each, value in [*own, *DEAD]}, b"3-9", 12) is None
+    letter = letter_of(message([*own, *DEAD], None, b"3-9"))
+    assert letter.headers == (("trace", b"a"),)
+    assert letter.headers_to_retry == [("trace", b"a"), ("dead-retries", b"1")]
+
+
 @given(text=st.text(alphabet="0123456789,-", max_size=12))
 def test_no_text_makes_the_parser_raise(text: str) -> None:
     numbers = parsed(text)
@@ -139,6 +154,38 @@ def test_bytes_that_are_no_text_are_shown_as_such() -> None:
     told = json.loads(_as_json(Topic(), letter, How.dropped))  # type: ignore[arg-type]
     assert (told["key"], told["value"]) == ({"base64": "/zc="}, '{"text":"Grüße\n"}')
     assert (told["state"], told["from"]) == ("dropped", "tweet.created[3]@4711")
+
+
+@pytest.mark.parametrize("command", ["retry", "drop"])
+def test_ctrl_c_while_letters_are_read_says_that_what_was_told_is_done(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_leaving = threading.Event()
+
+    class Slow(Topic):
+        def survey(self) -> Survey:
+            return Survey(Numbers([0]), {how: Numbers() for how in How}, 1)
+
+        def read(self, _numbers: Numbers) -> Iterator[Letter]:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert is_leaving.wait(10), "the command waits for this thread"
+            yield from ()
+
+    @contextmanager
+    def topics(*_: object) -> Iterator[list[Slow]]:
+        yield [Slow()]
+
+    @asynccontextmanager
+    async def producer(*_: object, **__: object) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            is_leaving.set()
+
+    monkeypatch.setattr(letters_command, "open_dead_topics", topics)
+    monkeypatch.setattr(letters_command, "open_producer", producer)
+    done = CliRunner().invoke(dead_letters, [command, "--all"])
+    assert (done.exit_code, done.stderr) == (130, "stopped; what was told is done, run this again to go on\n")
 
 
 @pytest.mark.parametrize("command", ["retry", "drop"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from tests.unit.fake_clock import settle, until
 from tests.unit.fake_fanout import LIMITS, NOW_MS, FakeEvents, FakeFollowers, FakePushes, Running, Worker, event, page
 from timeline import metrics
 from timeline.domain.errors import Unavailable
+from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.notices import SLOTS
 from timeline.fanout.plan import Gathering, by_author, is_late
@@ -129,7 +130,7 @@ async def test_no_more_batches_wait_for_a_node_than_may() -> None:
     pushes = FakePushes()
     pushes.unreachable, pushes.nodes_away = {10}, [replace(EVERYWHERE, slots=((10, 10),))]
     events = FakeEvents(*[[event(number, 1)] for number in range(9)])
-    limits = replace(LIMITS, fanout_parked_batches_max=3)
+    limits = replace(LIMITS, fanout_parked_events_max=3)
     worker = Running(events, FakeFollowers({1: [10]}), pushes, limits)
     await until(lambda: events.taken == 3 + LIMITS.fanout_batches_in_flight and pushes.tries > 40)
     assert events.taken == 3 + LIMITS.fanout_batches_in_flight
@@ -149,6 +150,37 @@ async def test_a_batch_of_which_much_is_left_waits_before_it_tries_more() -> Non
     pushes.unreachable, pushes.nodes_away = set(), []
     await worker.until_done(1)
     assert len(pushes.homes) == 61
+
+
+async def test_what_waits_before_it_tries_more_holds_up_nobody_on_other_nodes() -> None:
+    pushes = FakePushes()
+    pushes.unreachable, pushes.nodes_away = set(range(10, 40)), [replace(EVERYWHERE, slots=((10, 39),))]
+    large = [[event(2 * number, 1), event(2 * number + 1, 1)] for number in range(LIMITS.fanout_batches_in_flight)]
+    events = FakeEvents(*large, [event(9, 2)])
+    limits = replace(LIMITS, fanout_left_appends_max=20)
+    worker = Running(events, FakeFollowers({1: list(range(10, 40)), 2: [50]}), pushes, limits)
+    await until(lambda: (50, event(9, 2).tweet_id) in pushes.homes or worker.task.done())
+    pushes.unreachable, pushes.nodes_away = set(), []
+    await worker.until_done(len(large) + 1)
+    assert set(pushes.homes.values()) == {1}
+
+
+async def test_whose_followers_are_known_waits_for_no_reading_of_others() -> None:
+    class Slow(FakeFollowers):
+        async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
+            if 2 in authors:
+                await is_back.wait()
+            return await super().shards(authors)
+
+    pushes, is_back = FakePushes(), asyncio.Event()
+    events = FakeEvents([event(0, 1)], [event(1, 1), event(2, 2)])
+    limits = replace(LIMITS, fanout_batches_in_flight=1)
+    worker = Running(events, Slow({1: [10], 2: [11]}), pushes, limits)
+    await until(lambda: (10, event(1, 1).tweet_id) in pushes.homes or worker.task.done())
+    assert (11, event(2, 2).tweet_id) not in pushes.homes
+    is_back.set()
+    await worker.until_done(2)
+    assert len(pushes.homes) == 3
 
 
 async def test_only_what_was_not_acknowledged_is_pushed_again() -> None:

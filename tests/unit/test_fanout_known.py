@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from timeline.domain.entries import UserIds
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import UserId
 from timeline.fanout.known import KnownFollowers
-from timeline.fanout.ports import FollowerPage, Patiently, at_once
+from timeline.fanout.ports import Answer, FollowerPage, Patiently, at_once
 
 AGE_SECONDS = LIMITS.follower_cache_ms / 1000
 
@@ -29,9 +30,21 @@ class Clock:
         return self.seconds
 
 
+async def pages_of(known: KnownFollowers, *authors: int, taken: float = 0.0) -> AsyncGenerator[FollowerPage]:
+    """As a worker asks for them."""
+    found = known.find([UserId(author) for author in authors], taken)
+    async with aclosing(known.pages(found.small)) as pages:
+        async for each in pages:
+            yield each
+    if found.unknown:
+        async with aclosing(known.read(await known.sharding(found.unknown))) as pages:
+            async for each in pages:
+                yield each
+
+
 async def read(known: KnownFollowers, *authors: int, taken: float = 0.0) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {author: [] for author in authors}
-    async for each in known.pages([UserId(author) for author in authors], taken):
+    async for each in pages_of(known, *authors, taken=taken):
         assert len(each.followers) <= LIMITS.fanout_followers_page
         found[each.author_id] += each.followers.tolist()
     return found
@@ -53,7 +66,7 @@ async def test_a_list_serves_batches_taken_up_to_follower_cache_ms_after_its_rea
 async def test_the_age_of_a_list_counts_from_before_its_first_page_was_read() -> None:
     clock = Clock()
     known = KnownFollowers(FakeFollowers({1: list(range(9))}), LIMITS, clock)
-    async for _ in known.pages([UserId(1)], 0.0):
+    async for _ in pages_of(known, 1):
         clock.seconds += AGE_SECONDS / 3
     assert len(known._lists) == 1
     clock.seconds = AGE_SECONDS + 0.001
@@ -83,9 +96,9 @@ async def test_only_a_whole_list_is_kept() -> None:
     followers.failures = [Unavailable("cassandra is away")]
     with pytest.raises(Unavailable):
         await read(known, 1, 2)
-    pages = known.pages([UserId(1), UserId(2)], 0.0)
+    pages = pages_of(known, 1, 2)
     await anext(pages)
-    await pages.aclose()  # type: ignore[attr-defined]
+    await pages.aclose()
     assert known.bytes == 0
     assert await read(known, 1, 2) == {1: list(range(10, 19)), 2: [10]}
     assert await read(known, 1, 2) == {1: list(range(10, 19)), 2: [10]}
@@ -111,7 +124,7 @@ async def test_a_page_does_not_keep_the_larger_array_that_it_is_a_piece_of_not_e
 
     class Pieces:
         async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
-            raise AssertionError("not asked")
+            return dict.fromkeys(authors, 1)
 
         async def shard(self, author: UserId, shard: int) -> UserIds:
             raise AssertionError("not asked")
@@ -128,7 +141,7 @@ async def test_a_page_does_not_keep_the_larger_array_that_it_is_a_piece_of_not_e
             raise AssertionError("not asked")
 
     known = KnownFollowers(Pieces(), LIMITS, Clock())
-    async for each in known.pages([UserId(1)], 0.0):
+    async for each in pages_of(known, 1):
         del each
     (kept,) = known._lists.values()
     assert len(kept.followers) == 40
@@ -139,10 +152,10 @@ async def test_a_younger_reading_replaces_an_older_one_and_its_room_is_free_agai
     clock = Clock()
     known = KnownFollowers(FakeFollowers({1: [10], 2: [10]}), LIMITS, clock)
     for _ in range(3):
-        pages = known.pages([UserId(1), UserId(2)], clock.seconds)
+        pages = pages_of(known, 1, 2, taken=clock.seconds)
         await anext(pages)
         clock.seconds += 1
-        later = known.pages([UserId(1), UserId(2)], clock.seconds)
+        later = pages_of(known, 1, 2, taken=clock.seconds)
         await anext(later)
         assert len([each async for each in pages]) == len([each async for each in later])
         assert known.bytes == sum(each.bytes for each in known._lists.values())
@@ -154,7 +167,7 @@ async def test_an_older_reading_that_ends_later_does_not_replace_a_younger_one()
     clock = Clock()
     followers = FakeFollowers({1: [10]})
     known = KnownFollowers(followers, LIMITS, clock)
-    slow = known.pages([UserId(1)], 0.0)
+    slow = pages_of(known, 1)
     assert (await anext(slow)).followers.tolist() == [10]
     followers.graph[1] = [10, 11]
     clock.seconds = 1
@@ -162,6 +175,44 @@ async def test_an_older_reading_that_ends_later_does_not_replace_a_younger_one()
     assert [each async for each in slow] == []
     assert await read(known, 1, taken=1) == {1: [10, 11]}
     assert followers.read == [1, 1]
+
+
+async def test_how_many_shards_are_known_is_as_old_as_their_reading_however_late_the_followers_are_read() -> None:
+    """Or who follows in a shard that was opened since would miss what is posted long after the follow."""
+    clock, author = Clock(), UserId(1)
+    known = KnownFollowers(FakeFollowers({1: [10, 11]}), LIMITS, clock)
+    sharding = await known.sharding([author])
+    clock.seconds = AGE_SECONDS - 1
+    async for _ in known.read(sharding):
+        pass
+    assert known.find([author], AGE_SECONDS).small
+    assert known.find([author], AGE_SECONDS + 0.001).unknown == [author]
+
+
+async def test_a_reading_of_one_shard_that_ends_late_does_not_hide_that_there_are_more_by_now() -> None:
+    clock, author = Clock(), UserId(1)
+    followers = FakeFollowers({1: [10, 11]}, shard_size=2)
+    known = KnownFollowers(followers, LIMITS, clock)
+    sharding = await known.sharding([author])
+    pages = known.read(sharding)
+    await anext(pages)
+    clock.seconds = 1
+    followers.graph[1].append(12)
+    assert (await known.sharding([author])).large == {author: 2}
+    clock.seconds = 2
+    assert [each async for each in pages] == []
+    assert known.find([author], clock.seconds).large == {author: 2}
+
+
+async def test_a_reading_that_had_to_wait_for_the_store_counts_from_when_the_store_was_back() -> None:
+    clock, author = Clock(), UserId(1)
+    known = KnownFollowers(FakeFollowers({1: [10]}), LIMITS, clock)
+
+    async def patiently(call: Callable[[], Awaitable[Answer]], /) -> Answer:
+        clock.seconds += 10 * AGE_SECONDS
+        return await call()
+
+    assert (await known.sharding([author], patiently)).began == 10 * AGE_SECONDS
 
 
 steps = st.lists(
@@ -179,14 +230,14 @@ def test_it_never_holds_more_than_its_bound_nor_tells_anything_but_all_followers
 
     async def one(authors: list[int], pages_read: int) -> None:
         found: dict[int, list[int]] = {author: [] for author in authors}
-        pages = known.pages([UserId(author) for author in authors], 0.0)
+        pages = pages_of(known, *authors)
         async for each in pages:
             assert known.bytes <= room
             found[each.author_id] += each.followers.tolist()
             await asyncio.sleep(0)
             pages_read -= 1
             if not pages_read:
-                await pages.aclose()  # type: ignore[attr-defined]
+                await pages.aclose()
                 return
         assert found == {author: graph[author] for author in authors}
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.fake_clock import until
+from tests.unit.fake_clock import settle, until
 from tests.unit.fake_fanout import LIMITS, FakeEvents, FakeFollowers, FakePushes, Running, Worker, event
 from timeline import metrics
 from timeline.domain.errors import Unavailable
@@ -170,3 +172,32 @@ async def test_the_lag_of_a_slice_is_told_apart_from_that_of_a_tweet() -> None:
     worker.slices.waiting = [late]
     await worker.deliver_slice()
     assert metrics.DELIVERY_LAG_SECONDS.labels("slice")._sum.get() - before == pytest.approx(2.0)
+
+
+async def test_who_is_pushed_again_in_slices_is_not_said_to_be_delivered_when_they_are_handed_on() -> None:
+    limits = replace(LIMITS, follower_shard_size=4)
+    worker = Worker({1: FANS}, shard_size=4, push_followers_max=1_000, limits=limits)
+    worker.classes.standing = {1}
+    before = metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get()
+    worker.now_ms += 5_000
+    await worker.deliver(1)
+    assert worker.classes.calls == [("end", 1)]
+    assert worker.slices.produced
+    assert metrics.DELIVERY_LAG_SECONDS.labels("tweet")._sum.get() == before
+
+
+async def test_batches_hand_on_their_slices_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, at_once, most = Worker({1: FANS, 2: FANS}, shard_size=4), 0, 0
+    produce = worker.slices.produce
+
+    async def counted(slices: Sequence[FanoutSlice]) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await settle()
+        await produce(slices)
+        at_once -= 1
+
+    monkeypatch.setattr(worker.slices, "produce", counted)
+    await asyncio.gather(worker.deliver(1), worker.deliver(2))
+    assert (most, len({each.author_id for each in worker.slices.produced})) == (1, 2)

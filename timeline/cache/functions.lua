@@ -159,13 +159,28 @@ local function push_late(keys, args)
     return length
 end
 
--- trim(list; seen, count, header): the oldest `count` entries go and the header is replaced, if it is still the one seen.
+-- trim(list; epoch, base, count, last, floor): the oldest `count` entries, `last` being the newest of them, go: the base is higher by
+-- their number, and the floor at least the one given. 1, or 0 if others stand at the front than the caller has read: the list is of
+-- another epoch, or is being built, or was cut meanwhile. (`last` tells it of a replica that became primary without having them all.)
+--
+-- The header is changed as it is now: what late pushes have noted since stays.
 local function trim(keys, args)
-    if redis.call('LINDEX', keys[1], 0) ~= args[1] then
+    local key, header, count = keys[1], header_of(keys[1]), tonumber(args[3])
+    if not header or field(header, TOKEN) ~= NO_TOKEN then
         return 0
     end
-    redis.call('LPOP', keys[1], args[2]) -- the header and all but the last of them, whose place the new header takes
-    redis.call('LSET', keys[1], 0, args[3])
+    if field(header, EPOCH) ~= args[1] or field(header, BASE) ~= args[2] then
+        return 0
+    end
+    if redis.call('LINDEX', key, count) ~= args[4] then
+        return 0
+    end
+    if is_less(field(header, FLOOR), args[5]) then
+        header = with_field(header, FLOOR, args[5])
+    end
+    header = with_field(header, BASE, packed_number(number(header, BASE) + count))
+    redis.call('LPOP', key, count) -- the header and all but the last of them, whose place the new header takes
+    redis.call('LSET', key, 0, header)
     return 1
 end
 

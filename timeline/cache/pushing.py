@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,10 @@ from timeline.cache.dataplane import DataPlane, packed_transaction
 from timeline.cache.errors import ReplyError
 from timeline.cache.functions import Functions, full_name
 from timeline.cache.integers import REFUSED
-from timeline.cache.keys import Keys
+from timeline.cache.keys import Keys, slot_of
 from timeline.domain import pauses
-from timeline.domain.entries import ENTRY_BYTES, Entry, UserIds, join
+from timeline.domain.entries import ENTRY_BYTES, Entry, UserIds
 from timeline.domain.errors import OutcomeUnknown, Unavailable
-from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.pauses import Point
 from timeline.domain.records import Header, ListKind
@@ -36,9 +36,10 @@ _ROWS_PER_ROUND: Final = 16_384  # 1.5 MB of commands, 4 ms of building: then th
 _ROUNDS_IN_FLIGHT: Final = 4  # built and not yet answered, a push
 _ONE_BY_ONE_MAX: Final = 1_000  # refused ones that are sent again at once
 _NOT_ACKNOWLEDGED: Final = REFUSED  # in a length's place
-_TRIM_ATTEMPTS: Final = 2  # one push more may come between reading and cutting; then it is left to the next push
+_CUTS_MAX: Final = 8  # of one list in a row, 3,200 entries; what is over then is left to the next push
 
 Lengths = npt.NDArray[np.int64]
+Some = TypeVar("Some")
 
 
 def _now_ms() -> int:
@@ -47,19 +48,42 @@ def _now_ms() -> int:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of appends: how many reached a list, which lists are too long, which rows were not acknowledged, and the first
-    reason why not."""
+    """What became of appends: how many reached a list, which lists are too long, and how long; which rows were not acknowledged, and
+    the first reason why not."""
 
     appended: int = 0
-    too_long: list[int] = field(default_factory=list)
+    too_long: dict[int, int] = field(default_factory=dict)
     rows: list[Numbers] = field(default_factory=list)
     error: Unavailable | None = None
 
     def add(self, other: Outcome) -> None:
         self.appended += other.appended
-        self.too_long += other.too_long
+        self.too_long |= other.too_long
         self.rows += other.rows
         self.error = self.error or other.error
+
+
+@dataclass(slots=True)
+class TooLong:
+    """A list that is to be cut, and how many entries were over its cap when that was told."""
+
+    user: int
+    key: bytes
+    over: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What `trim` is called with: whose front it is, and what is to go from there."""
+
+    header: Header
+    oldest: Sequence[bytes]
+
+    def arguments(self) -> tuple[bytes | int, ...]:
+        # entries are compared as bytes: their ids come first, big endian
+        floor = int.from_bytes(max(self.oldest)[:8]) + 1
+        header, last = self.header, self.oldest[-1]
+        return header.epoch.to_bytes(8), header.base.to_bytes(8), len(self.oldest), last, floor.to_bytes(8)
 
 
 class Pusher:
@@ -76,6 +100,8 @@ class Pusher:
         self._plane, self._functions, self._keys, self._limits = plane, functions, keys, limits
         self._clock_ms = clock_ms
         self._seconds = limits.push_timeout_ms / 1000
+        self._trims_free = asyncio.Semaphore(limits.redis_trims_in_flight)
+        self._trims_turn = asyncio.Lock()
         self._frames = {
             (kind, late): Frame(self._words(late), *keys.list_parts(kind))
             for kind in ListKind
@@ -129,7 +155,7 @@ class Pusher:
             raise OutcomeUnknown(self._too_slow()) from error
         for kind, length in zip(keys, lengths, strict=True):
             if length > self._length_max(kind):
-                await self._trim(kind, [author])
+                await self._trim(kind, {author: length})
 
     def _too_slow(self) -> str:
         return f"redis: not acknowledged within {self._limits.push_timeout_ms} ms"
@@ -152,7 +178,7 @@ class Pusher:
             if outcome.rows:
                 left += remaining(mine, np.concatenate(outcome.rows))
             total.add(outcome)
-        await self._trim(kind, dict.fromkeys(total.too_long))
+        await self._trim(kind, total.too_long)
         return total, left
 
     async def _append_all(self, kind: ListKind, appends: Appends, late: bool, deadline: float | None) -> Outcome:
@@ -202,7 +228,8 @@ class Pusher:
         except Unavailable as error:
             outcome.error = error
         outcome.appended = int(np.count_nonzero(lengths > 0))
-        outcome.too_long = appends.users[block.places[lengths > self._length_max(kind)]].tolist()
+        long = np.flatnonzero(lengths > self._length_max(kind))
+        outcome.too_long = dict(zip(appends.users[block.places[long]].tolist(), lengths[long].tolist(), strict=True))
         if outcome.error is not None:
             outcome.rows = [block.places[lengths == _NOT_ACKNOWLEDGED]]
         return outcome
@@ -261,54 +288,84 @@ class Pusher:
                     failed = failed or reply
         return failed
 
-    async def _trim(self, kind: ListKind, users: Iterable[int]) -> None:
-        """Best effort: a list that could not be cut is by the next push."""
-        every = list(map(UserId, users))
-        for start in range(0, len(every), self._limits.redis_trims_in_flight):
-            waiting = every[start : start + self._limits.redis_trims_in_flight]
-            for _ in range(_TRIM_ATTEMPTS):
-                if waiting:
-                    waiting = await self._try_to_trim(kind, waiting)
+    async def _trim(self, kind: ListKind, too_long: Mapping[int, int]) -> None:
+        """Cut lists of these lengths to their cap. Best effort: one that could not be cut is by the next push. Node by node: one that
+        hangs keeps the others' lists waiting only by what it has of redis_trims_in_flight, until it is known to."""
+        cap, owners = self._entries_max[kind], self._plane.topology.owners
+        shares = dict[Node | None, list[TooLong]]()
+        for user, length in too_long.items():
+            key = self._keys.list_of(kind, user)
+            shares.setdefault(owners[slot_of(key)], []).append(TooLong(user, key, length - 1 - cap))
+        await asyncio.gather(*(self._trim_share(share, cap) for share in shares.values()))
 
-    async def _try_to_trim(self, kind: ListKind, users: Sequence[UserId]) -> list[UserId]:
-        """All in two round trips. Those of which the header has changed between."""
-        keys = [self._keys.list_of(kind, user) for user in users]
+    async def _trim_share(self, share: Sequence[TooLong], cap: int) -> None:
+        at_once = self._limits.redis_trims_per_round
+        for start in range(0, len(share), at_once):
+            left = list(share[start : start + at_once])
+            for _ in range(_CUTS_MAX):
+                if not left:
+                    break
+                async with self._trims(len(left)):
+                    left = await self._cut(left, cap)
+
+    @asynccontextmanager
+    async def _trims(self, count: int) -> AsyncIterator[None]:
+        """So many of what this process may cut at once."""
+        taken = 0
+        try:
+            async with self._trims_turn:  # two who gather them by turns could each wait for what the other has
+                while taken < count:
+                    await self._trims_free.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._trims_free.release()
+
+    async def _cut(self, lists: Sequence[TooLong], cap: int) -> list[TooLong]:
+        """Each once, all in two round trips. Those that are to be cut again: much was over, or another trim came between."""
+        keys, most = [one.key for one in lists], self._limits.trim_entries_max
         reads = [
-            packed_transaction(((b"LINDEX", key, 0), (b"LRANGE", key, 1, -self._entries_max[kind] - 1))) for key in keys
+            packed_transaction(
+                ((b"LINDEX", one.key, 0), (b"LRANGE", one.key, 1, min(one.over, most)), (b"LLEN", one.key))
+            )
+            for one in lists
         ]
-        cuts = list[tuple[UserId, bytes, tuple[bytes | int, ...]]]()
-        for user, key, (told, _) in zip(
-            users, keys, await self._plane.try_reading_transactions(keys, reads, 2), strict=True
-        ):
-            if _is_there(told) and (cut := _cut(*told)) is not None:
-                cuts.append((user, key, cut))
+        told = [reply for reply, _ in await self._plane.try_reading_transactions(keys, reads, 3)]
+        found = ((one, _to_cut(cap, *read)) for one, read in _answered(lists, told))
+        cuts = [(one, cut) for one, cut in found if cut is not None]
         if pauses.hold is not None:
-            for user, _, _ in cuts:
-                await pauses.hold(Point.trim, user)
-        done = await self._functions.try_many("trim", [(key, cut) for _, key, cut in cuts]) if cuts else []
-        TRIMS.inc(sum(told for told in done if _is_there(told)))
-        return [user for (user, _, _), told in zip(cuts, done, strict=True) if told == 0]
+            for one, _ in cuts:
+                await pauses.hold(Point.trim, one.user)
+        done = await self._functions.try_many("trim", [(one.key, cut.arguments()) for one, cut in cuts])
+        answered = _answered(cuts, done)
+        for (one, cut), is_done in answered:
+            if is_done:
+                one.over -= len(cut.oldest)
+        TRIMS.inc(sum(is_done for _, is_done in answered))
+        return [one for (one, _), _ in answered if one.over > 0]
 
 
-def _is_there(told: Reply) -> bool:
-    """Whether it is an answer. Raises ReplyError, which is a bug."""
-    if isinstance(told, ReplyError):
-        raise told
-    if isinstance(told, Unavailable):
-        log.info("trim_left_out", extra={"reason": str(told)})
-        return False
-    return True
+def _answered(asked: Sequence[Some], replies: Sequence[Reply]) -> list[tuple[Some, Reply]]:
+    """What has an answer, with it. Raises ReplyError, which is a bug."""
+    errors = [reply for reply in replies if isinstance(reply, Unavailable | ReplyError)]
+    if not errors:
+        return list(zip(asked, replies, strict=True))
+    for error in errors:
+        if isinstance(error, ReplyError):
+            raise error
+    log.info("trims_left_out", extra={"lists": len(errors), "reason": str(errors[0])})
+    return [(one, reply) for one, reply in zip(asked, replies, strict=True) if not isinstance(reply, Unavailable)]
 
 
-def _cut(first: bytes | None, oldest: list[bytes]) -> tuple[bytes | int, ...] | None:
-    """Of a list's first element and its oldest entries, which are to go: what `trim` is called with. None where nothing is to be cut:
-    a list that is being built is left alone, as it is short-lived, and history is put before what it holds."""
+def _to_cut(cap: int, first: bytes | None, oldest: list[bytes], length: int) -> Cut | None:
+    """Of a list's first element, some of its oldest entries and its length: what is to go of them, at most what is over. None where
+    nothing is: a list that is being built is left alone, as it is short-lived, and history is put before what it holds."""
     header = Header.unpack(first) if first is not None else None
-    if first is None or header is None or header.building or not oldest or len(oldest[0]) != ENTRY_BYTES:
+    over = oldest[: max(length - 1 - cap, 0)]
+    if header is None or header.building or not over or len(over[0]) != ENTRY_BYTES:
         return None
-    dropped = join(oldest)["tweet"]
-    after = replace(header, floor=max(header.floor, int(dropped.max()) + 1), base=header.base + len(oldest))
-    return first, len(oldest), after.pack()
+    return Cut(header, over)
 
 
 def to_appends(pairs: Sequence[tuple[Entry, UserIds]]) -> Appends:

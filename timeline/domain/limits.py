@@ -123,7 +123,9 @@ class Limits:
     fanout_left_appends_max: int = (
         200_000  # of one batch, tried and not taken, 2 MB: then it waits before it tries more
     )
-    fanout_parked_batches_max: int = 4_000  # that wait for a Redis node that is away, beside those that go on
+    fanout_parked_events_max: int = (
+        200_000  # of batches that wait for a Redis node that is away, beside those that go on: some 200 MB
+    )
     fanout_parked_appends_max: int = (
         2_000_000  # of these, 16 MB of ids: at 10,000 deliveries/s to it what comes in 200 s
     )
@@ -171,7 +173,8 @@ class Limits:
     redis_backoff_max_ms: int = 1_000  # between tries to reach a node: one that is back is used within this
     redis_topology_seconds: int = 30  # the map of slots is asked again this often, even if nobody complained
     redis_open_ms: int = 10_000  # a process that starts beside its Redis waits this long for it
-    redis_trims_in_flight: int = 256  # lists read at once to be cut: 200 entries of 24 bytes each, 1.2 MB
+    redis_trims_in_flight: int = 1_024  # lists cut at once by a process: 5 commands each, half of what a node may have
+    redis_trims_per_round: int = 256  # of these, those of one node that leave together: 200 entries each, 1.2 MB
     kafka_delivery_timeout_ms: int = 30_000
     kafka_buffer_events: int = 2_000  # consumed and not yet taken: four batches; when full, partitions are paused
     kafka_commit_interval_ms: int = 500  # what a killed worker repeats is at most this old
@@ -194,6 +197,12 @@ class Limits:
         return 2 * self.redis_timeout_ms
 
     @property
+    def trim_entries_max(self) -> int:
+        """How much is read of one list at once to be cut: all that is over as soon as anything is cut, with room for what a few pushes
+        at once add. 10 KB; redis_trims_in_flight of them are 10 MB on the wire, and 30 MB as Python's objects."""
+        return 2 * self.timeline_slack
+
+    @property
     def notices_margin_ms(self) -> int:
         """After an interval's end: how long some worker may have gone on as if it stood, by whatever clock."""
         return self.notices_lease_ms + self.cassandra_timeout_ms + 2 * self.clock_skew_ms
@@ -206,6 +215,10 @@ class Limits:
         for holds, why in (
             (self.page_default <= self.page_max, "page_default is above page_max"),
             (self.timeline_slack <= self.timeline_entries_max, "a trim would drop more than a timeline"),
+            (
+                self.redis_trims_per_round <= self.redis_trims_in_flight,
+                "trims that leave together would wait for each other for ever",
+            ),
             (self.push_timeout_ms < self.late_after_ms, "a push could arrive late without being marked"),
             (self.clock_skew_ms < self.late_after_ms, "skewed clocks alone would make entries late"),
             (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import time
 from typing import Generic, TypeVar
 
@@ -39,11 +39,9 @@ def _now_ms() -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Taken:
-    """A batch's token: its messages, beside its events, and its runs of offsets."""
+    """A batch's token: its runs of offsets."""
 
-    messages: Sequence[Message]
     runs: Runs
-    rejected: set[int] = field(default_factory=set)
 
 
 class Consumer(Generic[Event]):
@@ -61,8 +59,7 @@ class Consumer(Generic[Event]):
     ) -> None:
         self._limits, self._buffer, self._ledger, self._dead, self._clock_ms = limits, buffer, ledger, dead, clock_ms
         self._decode_one, self._batch_max = decode, batch_max
-        # apart: a batch decodes well before any of it is rejected
-        self._undecodable, self._rejected = Row(limits.poison_in_a_row_max), Row(limits.poison_in_a_row_max)
+        self._undecodable = Row(limits.poison_in_a_row_max)
 
     async def batch(self) -> Batch[Event]:
         """The next events, at least one, at most `batch_max`. What cannot be decoded has gone to the dead-letter topic.
@@ -83,19 +80,7 @@ class Consumer(Generic[Event]):
             raise self._buffer.error
         taken = batch.token
         assert isinstance(taken, _Taken)
-        if len(taken.rejected) < len(batch.events):
-            self._rejected.fine()
         self._ledger.finish(taken.runs)
-
-    async def reject(self, event: Event, batch: Batch[Event], reason: str) -> None:
-        """To its dead-letter topic, acknowledged, before `done`. Raises PoisonEvent when too many came in a row."""
-        taken = batch.token
-        assert isinstance(taken, _Taken)
-        at = next(at for at, other in enumerate(batch.events) if other is event)
-        poison = PoisonEvent(reason)
-        self._rejected.poisoned(poison)
-        await self._dead.bury(taken.messages[at], poison)
-        taken.rejected.add(at)
 
     def _claim(self, messages: Sequence[Message]) -> Runs:
         offsets: dict[Partition, tuple[int, int]] = {}
@@ -110,7 +95,7 @@ class Consumer(Generic[Event]):
         return self._ledger.take(offsets)
 
     async def _decode(self, messages: Sequence[Message], runs: Runs) -> Batch[Event]:
-        events, good = [], []
+        events = []
         for message in messages:
             try:
                 event = self._decode_one(message.value(), self._clock_ms(), self._limits.clock_skew_ms)
@@ -120,8 +105,7 @@ class Consumer(Generic[Event]):
                 continue
             self._undecodable.fine()
             events.append(event)
-            good.append(message)
-        return Batch(events, _Taken(good, runs))
+        return Batch(events, _Taken(runs))
 
 
 def open_tweets(settings: Settings, producer: Producer) -> AbstractAsyncContextManager[Consumer[TweetCreated]]:
@@ -152,4 +136,6 @@ async def _open(
     try:
         yield Consumer(limits, buffer, ledger, DeadLetters(producer, limits), decode, batch_max)
     finally:
-        await asyncio.gather(asyncio.to_thread(member.stop), asyncio.to_thread(lag.stop))
+        # a worker leaves both its groups at once: drain_seconds, this and what is closed after it fit in the time that it is given
+        seconds = limits.drain_seconds / 4
+        await asyncio.gather(asyncio.to_thread(member.stop, seconds), asyncio.to_thread(lag.stop, seconds))

@@ -1,4 +1,4 @@
-"""Dead letters: events that can never succeed, kept whole, with what went wrong in their headers."""
+"""Dead letters: events that cannot be decoded, kept whole, with what went wrong in their headers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from confluent_kafka import Message
 from timeline import metrics
 from timeline.domain.errors import PoisonEvent, Unavailable
 from timeline.domain.limits import Limits
+from timeline.eventlog.marks import FROM_TOPIC
 from timeline.eventlog.producer import Headers, Producer
 from timeline.eventlog.topics import dead
 
@@ -64,7 +65,7 @@ class DeadLetters:
     def _headers(self, message: Message, reason: PoisonEvent) -> Headers:
         stack = "".join(traceback.format_exception(reason)).encode()[-self._limits.dead_letter_stack_bytes_max :]
         said = {
-            "dead-topic": str(message.topic()),
+            FROM_TOPIC: str(message.topic()),
             "dead-partition": str(message.partition()),
             "dead-offset": str(message.offset()),
             "dead-reason": str(reason),

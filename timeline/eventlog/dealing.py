@@ -27,21 +27,18 @@ async def deal(
     told are dealt with, and the others are not.
     """
     letters, done = topic.read(numbers), 0
-    try:
-        while some := await asyncio.to_thread(_some, letters, limits.dead_letters_at_once):
-            fine, error = (some, None) if how is How.dropped else await _retry(topic, some, producer)
-            if fine:
-                marked = Numbers(letter.number for letter in fine)
-                await producer.produce(topic.name, None, str(marked).encode(), [(DEALT_WITH, how.encode())])
-                for run in marked.runs:
-                    survey.dealt_with[how].add(*run)
-            for letter in fine:
-                tell(letter)
-            done += len(fine)
-            if error is not None:
-                raise error
-    finally:
-        letters.close()
+    while some := await asyncio.to_thread(_some, letters, limits.dead_letters_at_once):
+        fine, error = (some, None) if how is How.dropped else await _retry(topic, some, producer)
+        if fine:
+            marked = Numbers(letter.number for letter in fine)
+            await producer.produce(topic.name, None, str(marked).encode(), [(DEALT_WITH, how.encode())])
+            for run in marked.runs:
+                survey.dealt_with[how].add(*run)
+        for letter in fine:
+            tell(letter)
+        done += len(fine)
+        if error is not None:
+            raise error
     if done:
         await asyncio.to_thread(topic.save_low_mark, survey)
     return done

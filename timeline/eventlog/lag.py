@@ -37,17 +37,22 @@ class LagWatch:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Blocks until the thread has ended: at most three calls to a broker that does not answer."""
+    def stop(self, seconds: float) -> None:
+        """Blocks until the thread has ended, or so many seconds: a broker that does not answer is not waited for, nothing is lost."""
         self._stopping.set()
-        self._thread.join()
-        self.close()
-        self._show({})
+        self._thread.join(seconds)
 
     def close(self) -> None:
         self._client.close()
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        finally:
+            self._show({})
+            self.close()
+
+    def _watch(self) -> None:
         while not self._stopping.wait(self._seconds):
             try:
                 self._show(self.ask(self._ledger.partitions))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -27,13 +27,14 @@ from confluent_kafka.admin import AdminClient
 from timeline.domain.errors import Unavailable
 from timeline.eventlog import client
 from timeline.eventlog.dead import headers_of
-from timeline.eventlog.marks import How, Numbers, mark_of
+from timeline.eventlog.marks import DEALT_WITH, FROM_TOPIC, How, Numbers, mark_of
 from timeline.eventlog.producer import Headers
 from timeline.eventlog.topics import Topic, dead, name
 from timeline.settings import Settings
 
 RETRIES = "dead-retries"  # of an event that was produced again: how often, so that a loop can be seen
-_OURS = {"dead-topic", "dead-partition", "dead-offset", "dead-reason", "dead-at-ms", "dead-stack", RETRIES}
+# an event that carries a mark's header never gets it back: it is said of letters, by us alone
+_OURS = {FROM_TOPIC, "dead-partition", "dead-offset", "dead-reason", "dead-at-ms", "dead-stack", RETRIES, DEALT_WITH}
 _CALL_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 _MESSAGES_AT_ONCE = 500
@@ -137,8 +138,8 @@ class DeadTopic:
                     dealt_with[mark[0]].add(*run)
         return Survey(letters, dealt_with, end)
 
-    def read(self, numbers: Numbers) -> Generator[Letter]:
-        """Those letters, ascending, each read when it is asked for."""
+    def read(self, numbers: Numbers) -> Iterator[Letter]:
+        """Those letters, ascending, each read when it is asked for. It holds nothing, and need not be read to its end."""
         runs = deque(numbers.runs)
         while runs:
             first, last = runs.popleft()

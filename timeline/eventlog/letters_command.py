@@ -28,9 +28,9 @@ _everything = click.option("--all", "everything", is_flag=True, help="Every open
 _numbers = click.argument("numbers", metavar="[NUMBER]...", nargs=-1, type=click.IntRange(0, 2**63 - 2))
 
 
-@click.group("dead-letters", short_help="Events that can never succeed: list | retry | drop.")
+@click.group("dead-letters", short_help="Events that cannot be decoded: list | retry | drop.")
 def dead_letters() -> None:
-    """Events that fan-out could not take, kept for 30 days.
+    """Events that fan-out could not decode, kept for 30 days.
 
     Look at them, and then either retry them, once what was wrong is put right,
     or drop them. A letter that was dealt with is listed no more.

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 
 DEALT_WITH = "dead-dealt-with"
+FROM_TOPIC = "dead-topic"  # what was buried has it, and a mark never
 _RUN = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
 _RUNS_SHOWN = 20
 
@@ -114,7 +115,9 @@ def parsed(text: str) -> Numbers | None:
 
 def mark_of(headers: Mapping[str, bytes], value: bytes | None, number: int) -> tuple[How, Numbers] | None:
     """What a message of a dead-letter topic says was dealt with, if it is a mark. It can only be about letters that stand before it.
-    What looks like a mark and is none is a letter: somebody will see it."""
+    What looks like a mark and is none is a letter, a buried event with a mark's header of its own too: somebody will see it."""
+    if FROM_TOPIC in headers:
+        return None
     how = headers.get(DEALT_WITH, b"").decode(errors="replace")
     numbers = parsed((value or b"").decode(errors="replace"))
     if how not in list(How) or numbers is None:

@@ -71,12 +71,12 @@ class Member:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Commit what is done, leave, and return when the thread has ended, or after a quarter of drain_seconds (a worker is a member
-        twice): the client's close has been seen to wait for ever for a broker's answer. Then the broker finds out by the session's
-        timeout, and no commit is lost but the last."""
+    def stop(self, seconds: float) -> None:
+        """Commit what is done, leave, and return when the thread has ended, or after so many seconds: the client's close has been
+        seen to wait for ever for a broker's answer. Then the broker finds out by the session's timeout, and no commit is lost but
+        the last."""
         self._stopping.set()
-        self._thread.join(self._limits.drain_seconds / 4)
+        self._thread.join(seconds)
         if self._thread.is_alive():
             _log.warning("the kafka client does not close; the broker will miss this member by its session's timeout")
 

@@ -35,6 +35,3 @@ class SliceLog:
 
     async def done(self, batch: Batch[FanoutSlice]) -> None:
         await self._taken.done(batch)
-
-    async def reject(self, event: FanoutSlice, batch: Batch[FanoutSlice], reason: str) -> None:
-        await self._taken.reject(event, batch, reason)

@@ -48,7 +48,7 @@ def name(settings: Settings, topic: Topic) -> str:
 
 
 def dead(topic_name: str) -> str:
-    """Where events go that can never succeed."""
+    """Where events go that cannot be decoded."""
     return f"{topic_name}.dead"
 
 

@@ -10,7 +10,7 @@ that was opened since began to follow since.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -44,6 +44,24 @@ class _List:
         return self.followers.nbytes + _BYTES_BESIDE
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Followers of small authors, how many shards large ones have, and of whom nothing is known."""
+
+    small: dict[UserId, UserIds]
+    large: dict[UserId, int]
+    unknown: list[UserId]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sharding:
+    """Authors whose followers are in one shard, and in how many those of others are, as read at a time of the clock or later."""
+
+    small: Sequence[UserId]
+    large: Mapping[UserId, int]
+    began: float
+
+
 class KnownFollowers:
     """Followers from this cache, or else from the store."""
 
@@ -58,47 +76,56 @@ class KnownFollowers:
         """What it holds: never more than follower_cache_bytes_max."""
         return self._bytes
 
-    async def shards(
-        self, authors: Sequence[UserId], taken: float, patiently: Patiently = at_once
-    ) -> Mapping[UserId, int]:
-        """How many shards each of these authors has, for a batch that was taken at that time of the clock."""
-        found, unknown = dict[UserId, int](), list[UserId]()
+    def find(self, authors: Sequence[UserId], taken: float) -> Found:
+        """What is known of them, for a batch that was taken at that time of the clock."""
+        found = Found({}, {}, [])
         for author in authors:
             known = self._find((author, _WHOLE), taken)
             if known is None:
-                unknown.append(author)
+                found.unknown.append(author)
+            elif known.shards > 1:
+                found.large[author] = known.shards
             else:
-                found[author] = known.shards
-        if unknown:
-            began = self._clock()
-            read = await patiently(lambda: self._followers.shards(unknown))
-            for author, shards in read.items():
-                if shards > 1:
-                    self._keep((author, _WHOLE), _List(_NOBODY, began, shards))
-            found.update(read)
+                found.small[author] = known.followers
+        self._hits.inc(len(authors) - len(found.unknown))
+        self._misses.inc(len(found.unknown))
         return found
 
-    async def pages(
-        self, authors: Sequence[UserId], taken: float, patiently: Patiently = at_once
-    ) -> AsyncIterator[FollowerPage]:
-        """As Followers.pages, of authors with one shard each, for a batch that was taken at that time of the clock. Who is known to
-        have few followers comes first: they do not wait for those with many."""
-        known, unknown = list[tuple[UserId, UserIds]](), list[UserId]()
-        for author in authors:
-            found = self._find((author, _WHOLE), taken)
-            if found is None or found.shards > 1:
-                unknown.append(author)
-            else:
-                known.append((author, found.followers))
-        for author, followers in sorted(known, key=lambda each: len(each[1])):
+    async def pages(self, small: Mapping[UserId, UserIds]) -> AsyncGenerator[FollowerPage]:
+        """Of what was found. Who has few followers comes first: they do not wait for those with many."""
+        for author, followers in sorted(small.items(), key=lambda each: len(each[1])):
             for page in self._paged(author, followers):
                 yield page
-        self._hits.inc(len(authors) - len(unknown))
-        self._misses.inc(len(unknown))
-        if unknown:
-            async with closing(self._read(unknown, patiently)) as pages:
+
+    async def sharding(self, authors: Sequence[UserId], patiently: Patiently = at_once) -> Sharding:
+        """In how many shards the followers of these are, as read now."""
+        began = self._clock()
+
+        async def read() -> Mapping[UserId, int]:
+            nonlocal began
+            began = self._clock()
+            return await self._followers.shards(authors)
+
+        shards = await patiently(read)
+        large = {author: count for author, count in shards.items() if count > 1}
+        for author, count in large.items():
+            self._keep((author, _WHOLE), _List(_NOBODY, began, count))
+        return Sharding([author for author in authors if author not in large], large, began)
+
+    async def read(self, sharding: Sharding, patiently: Patiently = at_once) -> AsyncGenerator[FollowerPage]:
+        """The followers of those who have one shard, as Followers.pages. Kept only once all is read (which author a page is the last
+        of is not told), and as of when their shards were: those who follow in another shard since are not among them."""
+        reading = _Reading(self, sharding.small)
+        try:
+            async with closing(self._followers.pages(sharding.small, patiently)) as pages:
                 async for page in pages:
+                    reading.add(page)
                     yield page
+            whole = reading.whole()
+        finally:
+            reading.end()
+        for author, followers in whole.items():
+            self._keep((author, _WHOLE), _List(followers, sharding.began))
 
     async def shard(self, author: UserId, shard: int, taken: float, patiently: Patiently = at_once) -> UserIds:
         """The followers in one shard, ascending, for a slice that was taken at that time of the clock."""
@@ -127,25 +154,10 @@ class KnownFollowers:
         for start in range(0, len(followers), size):
             yield FollowerPage(author, followers[start : start + size])
 
-    async def _read(self, authors: Sequence[UserId], patiently: Patiently) -> AsyncIterator[FollowerPage]:
-        """Kept only once all is read: which author a page is the last of is not told."""
-        began = self._clock()
-        reading = _Reading(self, authors)
-        try:
-            async with closing(self._followers.pages(authors, patiently)) as pages:
-                async for page in pages:
-                    reading.add(page)
-                    yield page
-            whole = reading.whole()
-        finally:
-            reading.end()
-        for author, followers in whole.items():
-            self._keep((author, _WHOLE), _List(followers, began))
-
     def _keep(self, key: _Key, found: _List) -> None:
         older = self._lists.get(key)
-        if older is not None and older.began >= found.began:
-            return  # another batch has read it meanwhile
+        if older is not None and (older.began >= found.began or older.shards > found.shards):
+            return  # another batch has read it meanwhile, and shards are never fewer than they were
         self._forget(key)
         if self.reserve(found.bytes):
             self._lists[key] = found

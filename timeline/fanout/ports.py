@@ -158,9 +158,6 @@ class Events(Protocol[Event]):
     async def done(self, batch: Batch[Event]) -> None:
         """Everything in it is in Redis: the watermark may pass. Committing goes on beside."""
 
-    async def reject(self, event: Event, batch: Batch[Event], reason: str) -> None:
-        """An event that can never succeed: to its dead-letter topic, acknowledged, before `done`."""
-
 
 class Slices(Events[FanoutSlice], Protocol):
     """eventlog/slices.py"""

@@ -18,14 +18,16 @@ from timeline.fanout.holes import Holes
 from timeline.fanout.patience import Patience
 from timeline.fanout.plan import Push
 from timeline.fanout.ports import Delivery, NotAcknowledged, Pushes
+from timeline.fanout.room import Room
 
 Send = Callable[[Sequence[Delivery]], Awaitable[object]]
 
 
 @dataclass(slots=True)
 class Left:
-    """What of a batch was tried and is not acknowledged, and when the last append of each tweet so far was."""
+    """What of a batch of so many events was tried and is not acknowledged, and when the last append of each tweet so far was."""
 
+    events: int
     profiles: list[Push] = field(default_factory=list)
     homes: list[Push] = field(default_factory=list)
     reached_ms: dict[int, int] = field(default_factory=dict)
@@ -51,10 +53,10 @@ class Pushing:
         own = Push([(entry, np.array([entry.author_id], np.int64)) for entry in entries])
         left.profiles, _ = await self._try([own], self._send_profiles, self._left_out["profile"])
 
-    async def homes(self, push: Push, left: Left) -> None:
+    async def homes(self, push: Push, left: Left, room: Room) -> None:
         """Each to its followers' lists. Where much is left already, that comes first."""
         if left.homes and left.appends + push.appends > self._limits.fanout_left_appends_max:
-            await self.finish(left)
+            await self.finish(left, room)
         if pauses.hold is not None:
             for tweet_id in dict.fromkeys(entry.tweet_id for entry, _ in push.parts):
                 await pauses.hold(Point.push, tweet_id)
@@ -62,14 +64,14 @@ class Pushing:
         left.homes += remain
         self._note(left, [push])
 
-    def may_park(self, left: Left) -> int:
-        """How many appends a batch may wait for while others go on: none while all nodes are away."""
-        return 0 if self._holes.are_everywhere() else left.appends
+    async def finish(self, left: Left, room: Room) -> None:
+        """Return when nothing is left: each append is acknowledged, or left out under a recorded hole. Meanwhile others go on in the
+        batch's room, unless all nodes are away."""
+        if left.profiles or left.homes:
+            with room.parked(left.events, 0 if self._holes.are_everywhere() else left.appends):
+                await self._finish(left)
 
-    async def finish(self, left: Left) -> None:
-        """Return when nothing is left: each append is acknowledged, or left out under a recorded hole."""
-        if not left.profiles and not left.homes:
-            return
+    async def _finish(self, left: Left) -> None:
         waited = left.homes
 
         async def once() -> None:

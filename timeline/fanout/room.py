@@ -19,28 +19,28 @@ class Parking:
     """What waits for nodes that are away, of all kinds together."""
 
     def __init__(self, limits: Limits) -> None:
-        self._batches_max, self._appends_max = limits.fanout_parked_batches_max, limits.fanout_parked_appends_max
-        self._batches = self._appends = 0
+        self._events_max, self._appends_max = limits.fanout_parked_events_max, limits.fanout_parked_appends_max
+        self._events = self._appends = 0
 
-    def take(self, appends: int) -> bool:
-        """Whether there is room for so many appends of one more batch, which is then taken."""
-        if self._batches >= self._batches_max or self._appends + appends > self._appends_max:
+    def take(self, events: int, appends: int) -> bool:
+        """Whether there is room for one more batch of so many events, of which so many appends are left; it is then taken."""
+        if self._events + events > self._events_max or self._appends + appends > self._appends_max:
             return False
-        self._batches += 1
+        self._events += events
         self._appends += appends
         return True
 
-    def free(self, appends: int) -> None:
-        self._batches -= 1
+    def free(self, events: int, appends: int) -> None:
+        self._events -= events
         self._appends -= appends
 
 
 class Room:
-    """For batches of one kind."""
+    """For batches of one kind. A place is taken before there is a batch for it: then nothing is under way yet."""
 
     def __init__(self, at_once: int, parking: Parking, clock: Callable[[], float] = monotonic) -> None:
         self._at_once, self._parking, self._clock = at_once, parking, clock
-        self._under_way = self._parked = 0
+        self._taken = self._under_way = self._parked = 0
         self._changed = asyncio.Event()
         self._used_at = -inf
 
@@ -64,21 +64,26 @@ class Room:
 
     async def enter(self) -> None:
         """Wait until there is room, and take it."""
-        while self._under_way - self._parked >= self._at_once:
+        while self._taken - self._parked >= self._at_once:
             self._changed.clear()
             await self._changed.wait()
+        self._taken += 1
+
+    def begin(self) -> None:
+        """There is a batch for the place that was taken."""
         self._under_way += 1
 
     def leave(self) -> None:
+        self._taken -= 1
         self._under_way -= 1
         self._used_at = self._clock()
         self._changed.set()
 
     @contextmanager
-    def parked(self, appends: int) -> Iterator[None]:
-        """Meanwhile a batch of which so many appends are left takes no room, if there is parking for it. 0: nothing is waited for, or
-        there is nobody for whom to go on."""
-        if not appends or not self._parking.take(appends):
+    def parked(self, events: int, appends: int) -> Iterator[None]:
+        """Meanwhile a batch of so many events, of which so many appends are left, takes no room, if there is parking for it. No
+        appends: nothing is waited for, or there is nobody for whom to go on."""
+        if not appends or not self._parking.take(events, appends):
             yield
             return
         self._parked += 1
@@ -86,5 +91,5 @@ class Room:
         try:
             yield
         finally:
-            self._parking.free(appends)
+            self._parking.free(events, appends)
             self._parked -= 1

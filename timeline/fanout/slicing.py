@@ -7,6 +7,7 @@ is done for a day: set back the group's offsets, and it is passed over.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -46,6 +47,7 @@ class Slicing:
         self._pushing, self._patience, self._clock_ms = pushing, patience, clock_ms
         self._room, self._tweets_room, self._limits = room, tweets_room, limits
         self._page, self._produced_at_once = limits.fanout_followers_page, limits.produces_in_flight // 2
+        self._producing = asyncio.Lock()
 
     async def hand_on(self, events: Iterable[TweetCreated], shards: Mapping[UserId, int]) -> None:
         """Put one slice for each event and shard of these authors into the event log; return when it has them all."""
@@ -59,7 +61,9 @@ class Slicing:
             await self._produce(waiting)
 
     async def _produce(self, slices: Sequence[FanoutSlice]) -> None:
-        await self._patience.until_available(lambda: self._slices.produce(slices))
+        """One batch's at a time: several would overflow the producer's queue, and be put there again."""
+        async with self._producing:
+            await self._patience.until_available(lambda: self._slices.produce(slices))
 
     async def deliver(self, event: FanoutSlice, taken: float) -> None:
         """Return when Redis has all of a slice that was taken at that time of the clock, and that is stored."""
@@ -74,21 +78,21 @@ class Slicing:
             await self._push(event.entry, left[: self._page])
             await self._save(event, Progress(after=int(left[self._page - 1])))
             left = left[self._page :]
-        if len(left):
-            await self._push(event.entry, left)
+        reached_ms = await self._push(event.entry, left) if len(left) else self._clock_ms()
         await self._save(event, Progress(is_done=True))
-        _LAG.observe(lag_seconds(event.tweet_id, self._clock_ms()))
+        _LAG.observe(lag_seconds(event.tweet_id, reached_ms))
 
     def leave_out(self) -> None:
         """Of a slice whose author is pulled by now."""
         _LEFT_OUT_PULLED.inc()
 
-    async def _push(self, entry: Entry, followers: UserIds) -> None:
-        left = Left()
+    async def _push(self, entry: Entry, followers: UserIds) -> int:
+        """When Redis had the last of it."""
+        left = Left(events=1)
         async for some in self._pieces(followers):
-            await self._pushing.homes(Push([(entry, some)]), left)
-        with self._room.parked(self._pushing.may_park(left)):
-            await self._pushing.finish(left)
+            await self._pushing.homes(Push([(entry, some)]), left, self._room)
+        await self._pushing.finish(left, self._room)
+        return left.reached_ms[entry.tweet_id]
 
     async def _pieces(self, followers: UserIds) -> AsyncIterator[UserIds]:
         """All at once while there are no tweets; else in pieces between which tweets have their turn."""

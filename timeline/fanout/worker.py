@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from time import monotonic, time
 
 from timeline import metrics
@@ -21,7 +21,7 @@ from timeline.fanout.holes import Holes
 from timeline.fanout.known import KnownFollowers
 from timeline.fanout.patience import Patience
 from timeline.fanout.plan import ByAuthor, Gathering, by_author, lag_seconds
-from timeline.fanout.ports import Batch, Classes, Event, Events, Followers, ProgressStore, Pushes, Slices
+from timeline.fanout.ports import Batch, Classes, Event, Events, FollowerPage, Followers, ProgressStore, Pushes, Slices
 from timeline.fanout.pushing import Left, Pushing
 from timeline.fanout.reclassify import Reclassify
 from timeline.fanout.room import Parking, Room
@@ -59,6 +59,7 @@ async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) ->
                 batch = await unless(stopping, events.batch()) if not stopping.is_set() else None
                 if batch is None:
                     break
+                room.begin()
                 task = group.create_task(one(batch), name="fanout-batch")
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
@@ -117,7 +118,7 @@ class Fanout:
         Profiles come first: whoever may skip an author's followers may do so because readers pull the profile.
         """
         taken = self._clock()  # by now all of it is stored
-        entries, left = by_author(batch.events), Left()
+        entries, left = by_author(batch.events), Left(len(batch.events))
         await self._pushing.profiles((entry for each in entries.values() for entry in each), left)
         pulled = await self._pulled(list(entries))
         pushed = {author: each for author, each in entries.items() if author not in pulled}
@@ -128,11 +129,10 @@ class Fanout:
         for author in again:
             self._followers.forget(author)  # from when there were more: by its length the author would be pulled again
         again_pushed = {author: entries[author] for author in again}
-        await self._push(batch, again_pushed, taken, left)
+        _, more = await self._push(batch, again_pushed, taken, left)
         _LEFT_OUT_PULLED.inc(sum(len(entries[author]) for author in pulled.difference(again)))
-        with self.tweets_room.parked(self._pushing.may_park(left)):
-            await self._pushing.finish(left)
-        self._observe(pushed | again_pushed, large, left.reached_ms)
+        await self._pushing.finish(left, self.tweets_room)
+        self._observe(pushed | again_pushed, {*large, *more}, left.reached_ms)
         await self.tweets.done(batch)
 
     async def deliver_slices(self, batch: Batch[FanoutSlice]) -> None:
@@ -157,28 +157,35 @@ class Fanout:
     async def _push(
         self, batch: Batch[TweetCreated], entries: ByAuthor, taken: float, left: Left
     ) -> tuple[Mapping[UserId, int], Mapping[UserId, int]]:
-        """What of a batch is by these: small authors first, to each of their followers; then large ones, in slices. How many
-        followers each of the small ones has, and how many shards each of the large ones."""
-        shards = await self._followers.shards(list(entries), taken, self._patience.until_available)
-        large = {author: count for author, count in shards.items() if count > 1}
-        counts = await self._push_followers(
-            {author: entries[author] for author in entries if author not in large}, taken, left
-        )
+        """What of a batch is by these: small authors first, to each of their followers, and of them those whose followers are known,
+        who wait for no reading of others'; then large ones, in slices. How many followers each of the small ones has, and how many
+        shards each of the large ones."""
+        patiently = self._patience.until_available
+        found = self._followers.find(list(entries), taken)
+        large = dict(found.large)
+        counts = await self._push_followers(entries, found.small, self._followers.pages(found.small), left)
+        if found.unknown:
+            sharding = await self._followers.sharding(found.unknown, patiently)
+            large |= sharding.large
+            pages = self._followers.read(sharding, patiently)
+            counts |= await self._push_followers(entries, sharding.small, pages, left)
         await self._slicing.hand_on(batch.events, large)
         return counts, large
 
-    async def _push_followers(self, entries: ByAuthor, taken: float, left: Left) -> dict[UserId, int]:
+    async def _push_followers(
+        self, entries: ByAuthor, authors: Iterable[UserId], pages: AsyncGenerator[FollowerPage], left: Left
+    ) -> dict[UserId, int]:
         """How many followers each of the authors has. A push or a read that fails is repeated alone, so that what others have is not
         appended again."""
-        counts = dict.fromkeys(entries, 0)
+        counts = dict.fromkeys(authors, 0)
         gathering = Gathering(entries, self._limits.fanout_appends_per_push)
-        async with closing(self._followers.pages(list(entries), taken, self._patience.until_available)) as pages:
+        async with closing(pages):
             async for page in pages:
                 counts[page.author_id] += len(page.followers)
                 for push in gathering.add(page):
-                    await self._pushing.homes(push, left)
+                    await self._pushing.homes(push, left, self.tweets_room)
         for push in gathering.rest():
-            await self._pushing.homes(push, left)
+            await self._pushing.homes(push, left, self.tweets_room)
         return counts
 
     def _observe(self, entries: ByAuthor, large: Collection[UserId], reached_ms: Mapping[int, int]) -> None:

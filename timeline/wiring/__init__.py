@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
 from timeline.api.app import make_app
 from timeline.api.auth import make_authenticator
 from timeline.api.serving import serving
@@ -38,6 +43,9 @@ from timeline.wiring.rooms import (
 )
 
 __all__ = ["doctor", "job", "load", "run_api", "run_audit", "run_fanout", "run_relay"]
+
+One = TypeVar("One")
+Other = TypeVar("Other")
 
 doctor = make_doctor_command(open_examiner, list_key)
 load = make_load_command(open_doors)
@@ -96,12 +104,25 @@ async def _fanout(settings: Settings) -> None:
         store = await process.open("cassandra", lambda: open_store(settings), lambda store: store.ping)
         cache = await process.open("redis", lambda: open_cache(settings), lambda cache: cache.ping)
         await process.open("kafka", lambda: open_reach(settings, now=True), lambda reach: reach.ping)
-        close_seconds = settings.limits.drain_seconds / 4
-        producer = await process.stack.enter_async_context(open_producer(settings, close_seconds=close_seconds))
-        tweets = await process.stack.enter_async_context(open_tweets(settings, producer))
-        slices = await process.stack.enter_async_context(open_slices(settings, producer))
+        # no time to close: after the drain nobody waits for an acknowledgement, and what was not acknowledged is made again
+        producer = await process.stack.enter_async_context(open_producer(settings, close_seconds=0))
+        tweets, slices = await process.stack.enter_async_context(
+            _left_at_once(open_tweets(settings, producer), open_slices(settings, producer))
+        )
         work = make_fanout(settings, store, cache, tweets, slices, process.stopping)
         await process.work({"fanout": work}, beside={"notices": store.notices.run()})
+
+
+@asynccontextmanager
+async def _left_at_once(
+    one: AbstractAsyncContextManager[One], other: AbstractAsyncContextManager[Other]
+) -> AsyncIterator[tuple[One, Other]]:
+    """Entered one after the other, and left together: it takes as long as the slower of them."""
+    first, second = AsyncExitStack(), AsyncExitStack()
+    try:
+        yield await first.enter_async_context(one), await second.enter_async_context(other)
+    finally:
+        await asyncio.gather(first.aclose(), second.aclose())
 
 
 async def _relay(settings: Settings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -20,6 +20,8 @@ from timeline.assembly.sure import sure_line
 from timeline.cache import Cache
 from timeline.cache.connection import Call, Node
 from timeline.cache.keys import slot_of
+from timeline.cache.pushing import TooLong
+from timeline.cache.replication import Told
 from timeline.domain import pauses
 from timeline.domain.entries import NO_ENTRIES, Entry, Stretch, UserIds, of, to_list
 from timeline.domain.errors import Unavailable
@@ -530,24 +532,231 @@ async def test_the_time_of_a_late_push_during_building_is_kept(cache: Cache) -> 
     assert (await seen(cache)).header.late_ms == noted > 0
 
 
-async def test_a_list_that_changed_while_it_was_to_be_cut_is_cut_as_it_is_then(
-    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = await opened(timeline_entries_max=2, timeline_slack=1)
-    await build(cache, 1, 2)
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object]]) -> list[tuple[Point, int]]:
+    """What is done at the first point that anybody comes to; and all the points, as they are come to."""
     held: list[tuple[Point, int]] = []
 
     async def hold(point: Point, number: int) -> None:
         held.append((point, number))
         if len(held) == 1:
-            await cache.lists.push([delivery(entry(5), READER, late=True)])  # changes the header
+            await act()
 
     monkeypatch.setattr(pauses, "hold", hold)
-    await push(cache, entry(3), entry(4))
-    assert set(held) == {(Point.trim, READER)}
+    return held
+
+
+async def test_a_late_push_between_reading_and_cutting_spoils_no_cut_and_stays_noted(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=4, timeline_slack=2)
+    await build(cache, 1, 2, 3, 4)
+    late = entry(6).pack()
+    held = meanwhile(monkeypatch, lambda: cache.lists._functions.call("push_late", raw(cache), late))
+    trims, before = TRIMS._value.get(), now_ms()
+    await push(cache, entry(5), entry(7), entry(8))
+    assert held == [(Point.trim, READER)]
     view = await seen(cache)
-    assert (times(view), view.header.late) == ([4, 5], 5)
-    assert view.header.floor == entry(3).tweet_id + 1
+    assert (times(view), view.first_arrival) == ([4, 5, 7, 8, 6], 4)
+    assert (view.header.late, view.header.floor) == (8, entry(3).tweet_id + 1)
+    assert view.header.late_ms >= before
+    assert TRIMS._value.get() - trims == 1
+
+
+async def test_another_trim_between_reading_and_cutting_spoils_the_cut_whatever_stands_at_the_front_then(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=4, timeline_slack=2)
+    await build(cache)
+    held = meanwhile(monkeypatch, lambda: push(cache, entry(9)))
+    trims = TRIMS._value.get()
+    await push(cache, *[entry(3)] * 7)  # delivered again and again
+    assert held == [(Point.trim, READER)] * 2
+    view = await seen(cache)
+    assert (times(view), view.header.base) == ([3, 3, 3, 9], 4)
+    assert TRIMS._value.get() - trims == 1
+
+
+async def test_a_list_built_again_between_reading_and_cutting_is_not_cut(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=4, timeline_slack=2)
+    await build(cache, 1, 2, 3, 4)
+
+    async def build_again() -> None:
+        assert await again(cache, await seen(cache), 1, 2, 3, 4)
+
+    held = meanwhile(monkeypatch, build_again)
+    await push(cache, entry(5), entry(6), entry(7))
+    assert held == [(Point.trim, READER)]
+    view = await seen(cache)
+    assert (times(view), view.header.base, view.header.floor) == ([1, 2, 3, 4], 0, 0)
+
+
+async def test_a_list_that_goes_between_reading_and_cutting_stays_away(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=4, timeline_slack=2)
+    await build(cache, 1, 2, 3, 4)
+    held = meanwhile(monkeypatch, lambda: cache.plane.execute(raw(cache), b"DEL", raw(cache)))
+    trims = TRIMS._value.get()
+    assert await push(cache, entry(5), entry(6), entry(7)) == 3
+    assert held == [(Point.trim, READER)]
+    assert await cache.lists.read(HOME, READER, None) is None
+    assert TRIMS._value.get() == trims
+
+
+async def test_only_what_was_read_is_cut(cache: Cache) -> None:
+    async def trim(header: Header, count: int, last: Entry) -> int:
+        own = header.epoch.to_bytes(8), header.base.to_bytes(8)
+        done: int = await cache.lists._functions.call("trim", raw(cache), *own, count, last.pack(), bytes(8))
+        return done
+
+    building = await begun(cache)
+    await push(cache, entry(3), entry(4), entry(5))
+    half = (await seen(cache)).header
+    assert await trim(half, 2, entry(4)) == 0, "it is being built"
+    await cache.lists.install(HOME, READER, building, history(1, 2, complete_from=7), 1)
+    header = (await seen(cache)).header
+    assert await trim(replace(header, epoch=header.epoch ^ 2), 2, entry(2)) == 0
+    assert await trim(replace(header, base=1), 2, entry(2)) == 0
+    assert await trim(header, 2, entry(3)) == 0, "another is at its place"
+    assert await trim(header, 6, entry(5)) == 0, "there are not so many"
+    assert times(await seen(cache)) == [1, 2, 3, 4, 5]
+    assert await trim(header, 2, entry(2)) == 1
+    view = await seen(cache)
+    assert (times(view), view.header.base, view.header.floor) == ([3, 4, 5], 2, 7)
+
+
+def owner_of(cache: Cache, user: int) -> Node | None:
+    return cache.plane.topology.owners[slot_of(raw(cache, user=UserId(user)))]
+
+
+async def far_too_long(cache: Cache) -> list[int]:
+    """A list of 11; the numbers of the oldest entries that each reading gives to be cut from now on."""
+    building = await begun(cache)
+    await push(cache, *[entry(at) for at in range(10, 20)])
+    await cache.lists.install(HOME, READER, building, history(1), 1)
+    read = cache.plane.try_reading_transactions
+    given: list[int] = []
+
+    async def watched(keys: Sequence[bytes], packed: Sequence[bytes], commands: int) -> list[Told]:
+        told = await read(keys, packed, commands)
+        given.extend(len(reply[1]) for reply, _ in told if commands == 3)
+        return told
+
+    cache.plane.try_reading_transactions = watched  # type: ignore[method-assign]
+    return given
+
+
+async def test_a_list_far_too_long_is_cut_to_its_cap_in_bounded_readings(opened: OpenCache) -> None:
+    cache = await opened(timeline_entries_max=2, timeline_slack=1)
+    given = await far_too_long(cache)
+    await push(cache, entry(17), entry(20))
+    view = await seen(cache)
+    assert (times(view), view.header.base, view.header.floor) == ([17, 20], 11, entry(19).tweet_id + 1)
+    assert given == [2, 2, 2, 2, 2, 1]
+
+
+async def test_what_is_left_of_a_list_far_too_long_is_cut_by_later_pushes(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timeline.cache.pushing._CUTS_MAX", 3)
+    cache = await opened(timeline_entries_max=2, timeline_slack=1)
+    given = await far_too_long(cache)
+    await push(cache, entry(20))
+    view = await seen(cache)
+    assert (times(view), view.header.floor) == ([*range(15, 21)], entry(14).tweet_id + 1)
+    await push(cache, entry(21))
+    view = await seen(cache)
+    assert (times(view), view.header.floor) == ([20, 21], entry(19).tweet_id + 1)
+    assert given == [2, 2, 2, 2, 2, 1]
+
+
+async def test_pushes_under_way_cut_a_bounded_number_of_lists_at_once_together(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"redis_trims_in_flight": 5, "redis_trims_per_round": 3}
+    cache = await opened(timeline_entries_max=2, timeline_slack=1, **limits)
+    users = list(range(100, 160))
+    await asyncio.gather(*(build(cache, 1, 2, user=UserId(user)) for user in users))
+    pusher, now, peak = cache.lists._pusher, 0, 0
+    cut = pusher._cut
+
+    async def watched(lists: Sequence[TooLong], cap: int) -> list[TooLong]:
+        nonlocal now, peak
+        now += len(lists)
+        peak = max(peak, now)
+        left = await cut(lists, cap)
+        now -= len(lists)
+        return left
+
+    monkeypatch.setattr(pusher, "_cut", watched)
+    thirds = [users[start::3] for start in range(3)]
+    await asyncio.gather(
+        *(cache.lists.push([delivery(entry(at), *some) for at in (3, 4)]) for some in thirds),
+    )
+    for user in users:
+        assert times(await seen(cache, user=UserId(user))) == [3, 4]
+    assert (3 < peak <= 5, now) == (True, 0)
+
+
+async def test_a_push_that_is_cancelled_while_it_waits_to_cut_keeps_nobody_from_it(
+    opened: OpenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(timeline_entries_max=2, timeline_slack=1, redis_trims_in_flight=3, redis_trims_per_round=3)
+    users = [UserId(user) for user in range(1, 100) if owner_of(cache, user) == owner_of(cache, 1)][:4]
+    for user in users:
+        await build(cache, 1, 2, user=user)
+    is_held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(point: Point, number: int) -> None:
+        is_held.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(pauses, "hold", hold)
+    first, second = (
+        asyncio.create_task(cache.lists.push([delivery(entry(at), *two) for at in (3, 4)]))
+        for two in (users[:2], users[2:])
+    )
+    await is_held.wait()
+
+    async def waits() -> bool:
+        pusher = cache.lists._pusher
+        return pusher._trims_free.locked() and pusher._trims_turn.locked()
+
+    await eventually(waits)
+    for push_ in (second, first):
+        push_.cancel()
+        await asyncio.wait((push_,))
+        assert push_.cancelled()
+    go_on.set()
+    async with asyncio.timeout(10):
+        await cache.lists.push([delivery(entry(5), *users)])
+    for user in users:
+        assert times(await seen(cache, user=user)) == [4, 5]
+
+
+async def test_lists_on_other_nodes_are_cut_while_one_node_hangs(opened: OpenCache, redis_nodes: Nodes) -> None:
+    cache = await opened(timeline_entries_max=2, timeline_slack=1, redis_timeout_ms=4_000)
+    users = [UserId(user) for user in range(1, 31)]
+    for user in users:
+        await build(cache, 1, 2, user=user)
+    server = redis_nodes.addresses[2]
+    others = [user for user in users if redis_nodes.owner(slot_of(raw(cache, user=user))) != server]
+    assert 0 < len(others) < len(users)
+    for user in users:
+        await cache.plane.execute(raw(cache, user=user), b"RPUSHX", raw(cache, user=user), entry(3).pack())
+
+    async def cut() -> bool:
+        found = await cache.lists.read_many(HOME, np.array(others, np.int64), None)
+        return all(times(view) == [2, 3] for view in found.values())
+
+    with hanging(redis_nodes, server):
+        trim = asyncio.create_task(cache.lists._pusher._trim(HOME, dict.fromkeys(users, 4)))
+        await eventually(cut)
+        assert not trim.done()
+    await trim
+    assert times(await seen(cache, user=next(user for user in users if user not in others))) == [2, 3]
 
 
 async def test_a_list_a_quarter_over_is_cut_and_says_so_exactly(opened: OpenCache) -> None:

@@ -252,17 +252,6 @@ async def test_poison_goes_to_its_dead_letter_topic_whole_and_its_offset_passes(
     assert b"in the future" in dict(second.headers())["dead-reason"]
 
 
-async def test_a_rejected_event_goes_there_too(settings: Settings, producer: Producer) -> None:
-    await tell(producer, settings, [make_tweet(1)])
-    async with open_tweets(settings, producer) as events:
-        batch = await events.batch()
-        await events.reject(batch.events[0], batch, "nobody can deliver it")
-        await events.done(batch)
-    assert lag(settings) == 0
-    [letter] = read_all(settings, dead(name(settings, Topic.tweet_created)), 1)
-    assert dict(letter.headers())["dead-reason"] == b"nobody can deliver it"
-
-
 async def test_too_much_poison_in_a_row_stops_the_worker_and_commits_none_of_the_rest(
     settings: Settings, producer: Producer
 ) -> None:

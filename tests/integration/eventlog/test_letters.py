@@ -300,6 +300,16 @@ def test_what_somebody_else_put_there_can_be_seen_and_dropped(settings: Settings
     assert numbers(settings) == []
 
 
+def test_an_event_that_carries_a_marks_header_hides_no_letter(settings: Settings) -> None:
+    bury(settings, b"good")
+    bury(settings, b"0", headers=[("dead-dealt-with", b"dropped"), ("trace", b"abc")])
+    assert [value for _, _, value in listed(settings)] == ["good", "0"]
+    assert run(settings, "retry", "1").exit_code == 0
+    [event] = read_all(settings, name(settings, Topic.tweet_created), 1)
+    assert event.headers() == [("trace", b"abc"), ("dead-retries", b"1")]
+    assert [value for _, _, value in listed(settings)] == ["good"]
+
+
 def test_without_its_topic_the_command_says_what_to_do(make_settings: MakeSettings) -> None:
     for command in (["list"], ["retry", "0"], ["drop", "--all"]):
         done = run(make_settings(), *command)
