@@ -31,7 +31,9 @@ from timeline.fanout.room import Room
 from timeline.fanout.worker import Fanout, run_fanout
 
 NOW_MS = 1_780_000_000_000
-LIMITS = Limits(retry_pause_max_ms=1, fanout_appends_per_push=10, fanout_batches_in_flight=2, drain_seconds=1)
+LIMITS = Limits(
+    retry_pause_max_ms=1, fanout_appends_per_push=10, fanout_batches_in_flight=2, fanout_batch_events=1, drain_seconds=1
+)
 
 
 def event(number: int, author: int, at_ms: int = NOW_MS) -> TweetCreated:

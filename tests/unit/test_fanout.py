@@ -270,6 +270,16 @@ async def test_no_more_batches_are_taken_than_may_be_under_way() -> None:
     assert sorted(map(int, map(str, events.done_tokens))) == list(range(6))
 
 
+async def test_events_gather_after_a_batch_that_was_not_full_and_stopping_does_not_wait_for_them() -> None:
+    limits = replace(LIMITS, fanout_batch_events=2, fanout_gather_ms=60_000)
+    events = FakeEvents([event(0, 1), event(1, 1)], [event(2, 1)], [event(3, 1)])
+    worker = Running(events, FakeFollowers({1: [10]}), FakePushes(), limits)
+    await settle()
+    assert (events.taken, events.done_tokens) == (2, [0, 1])
+    await worker.stop()
+    assert events.taken == 2
+
+
 async def test_told_to_stop_it_takes_no_more_and_finishes_what_is_under_way() -> None:
     pushes = FakePushes()
     pushes.may_go_on.clear()

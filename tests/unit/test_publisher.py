@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -18,6 +19,8 @@ from timeline.domain.model import Tweet
 from timeline.eventlog.producer import Done, Producer
 from timeline.eventlog.publisher import Publisher
 from timeline.settings import Settings
+
+ONE_BY_ONE = Limits(clears_per_query=1)
 
 
 class FakeProducer:
@@ -40,19 +43,21 @@ class FakeProducer:
 class FakeOutbox:
     def __init__(self) -> None:
         self.cleared: list[int] = []
+        self.queries: list[int] = []
         self.under_way = self.under_way_max = 0
         self.error: Exception | None = None
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
-    async def clear(self, tweet: Tweet) -> None:
+    async def clear_many(self, tweets: Sequence[Tweet]) -> None:
         self.under_way += 1
         self.under_way_max = max(self.under_way, self.under_way_max)
         await self.may_go_on.wait()
         self.under_way -= 1
         if self.error:
             raise self.error
-        self.cleared.append(tweet.id)
+        self.queries.append(len(tweets))
+        self.cleared += [tweet.id for tweet in tweets]
 
 
 def tweet(number: int) -> Tweet:
@@ -60,8 +65,8 @@ def tweet(number: int) -> Tweet:
 
 
 def publisher(producer: FakeProducer, outbox: FakeOutbox, **limits: int) -> Publisher:
-    settings = Settings(limits=Limits(**limits))
-    return Publisher(settings, cast(Producer, producer), outbox)
+    settings = Settings(limits=replace(ONE_BY_ONE, **limits))
+    return Publisher(settings, cast(Producer, producer), outbox, lambda _: asyncio.sleep(0))
 
 
 def produced(outcome: str) -> float:
@@ -110,6 +115,18 @@ async def test_clears_in_flight_are_bounded() -> None:
     await settle()
     assert sorted(outbox.cleared) == list(range(20))
     assert outbox.under_way_max == 3
+
+
+async def test_rows_are_cleared_many_at_once() -> None:
+    producer, outbox = FakeProducer(), FakeOutbox()
+    telling = publisher(producer, outbox, clears_per_query=8)
+    for number in range(20):
+        telling.tweet_created(tweet(number))
+    producer.acknowledge()
+    await settle()
+    assert sorted(outbox.cleared) == list(range(20))
+    assert sorted(outbox.queries) == [4, 8, 8]
+    await telling.drain(0)
 
 
 async def test_beyond_the_bound_tweets_are_left_to_the_relay_and_counted() -> None:

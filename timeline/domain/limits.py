@@ -100,7 +100,11 @@ class Limits:
     relay_slots_per_second: int = 10  # of each sweep but the live one: looking at empty shards must not cost a core
     relay_rows_in_flight: int = 64  # rewritten, produced, cleared at once; an hour's backlog must not flood the store
     produces_in_flight: int = 10_000  # beyond, a tweet's event is left to the relay
-    clears_in_flight: int = 16  # of outbox rows, beside the answers; they are not to crowd out the writes
+    clears_in_flight: int = (
+        16  # queries that clear outbox rows, beside the answers; they are not to crowd out the writes
+    )
+    clears_per_query: int = 50  # a batch of deletes is far below what Cassandra warns of
+    clears_gather_ms: int = 50  # rows gathered before a query: one each costs as much as the tweet itself does
     follower_shard_size: int = 5_000  # followers per partition: a page, and a slice of a large fan-out
     load_rows_in_flight: int = 64  # of `timeline load`: twice what Cassandra is asked at once, so that it is never idle
     load_retry_seconds: int = 120  # an engine that restarts is back in 30; one that is gone should be said
@@ -113,6 +117,9 @@ class Limits:
     fanout_bytes_in_flight: int = 8 * 1024 * 1024  # of commands not yet answered, per Redis node
     fanout_batches_in_flight: int = (
         16  # most wait for the store or for Redis: with four, Redis was idle a fifth of the time
+    )
+    fanout_gather_ms: int = (
+        20  # after a batch that was not full, before the next is taken: one of one event costs as much as one of ten
     )
     fanout_slices_in_flight: int = 2  # beside batches; more would only hold up small authors on the same core
     slice_piece: int = 1_000  # appends of a slice sent at once where tweets came just now: each waits behind that many

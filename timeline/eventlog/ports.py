@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from timeline.domain.model import Tweet
@@ -10,5 +11,5 @@ from timeline.domain.model import Tweet
 class Outbox(Protocol):
     """store/outbox.py"""
 
-    async def clear(self, tweet: Tweet) -> None:
-        """Delete the row that says this tweet's event is still to be produced. Raises Unavailable."""
+    async def clear_many(self, tweets: Sequence[Tweet]) -> None:
+        """Delete the rows that say that these tweets' events are still to be produced. Raises Unavailable."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -28,11 +28,18 @@ _log = logging.getLogger(__name__)
 class Publisher:
     """EventLog (writing/ports.py) and EventProducer (fanout/ports.py). Made by `open_publisher`."""
 
-    def __init__(self, settings: Settings, producer: Producer, outbox: Outbox) -> None:
-        self._producer, self._outbox = producer, outbox
+    def __init__(
+        self,
+        settings: Settings,
+        producer: Producer,
+        outbox: Outbox,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._producer, self._outbox, self._sleep = producer, outbox, sleep
         self._topic = name(settings, Topic.tweet_created)
         self._in_flight_max = settings.limits.produces_in_flight
-        self._clears_max = settings.limits.clears_in_flight
+        self._clears_max, self._per_query = settings.limits.clears_in_flight, settings.limits.clears_per_query
+        self._gather_seconds = settings.limits.clears_gather_ms / 1000
         self._in_flight = 0  # handed over and not yet cleared
         self._is_closed = False
         self._is_away = False
@@ -90,7 +97,7 @@ class Publisher:
             self._is_away = False
             _log.info("kafka takes events again")
         self._to_clear.append(tweet)
-        if self._clearers < self._clears_max:
+        if self._clearers < self._clears_max and len(self._to_clear) > self._clearers * self._per_query:
             self._clearers += 1
             task = asyncio.create_task(self._clear_all(), name="outbox-clear")
             self._clearing.add(task)
@@ -100,22 +107,25 @@ class Publisher:
         """One of at most clears_in_flight: clear until nothing is waiting."""
         try:
             while self._to_clear:
-                await self._clear(self._to_clear.popleft())
+                await self._sleep(self._gather_seconds)
+                count = min(self._per_query, len(self._to_clear))
+                if count:
+                    await self._clear([self._to_clear.popleft() for _ in range(count)])
         finally:
             # in one step with the look at what waits: a task counted after that would leave a tweet to nobody
             self._clearers -= 1
 
-    async def _clear(self, tweet: Tweet) -> None:
+    async def _clear(self, tweets: Sequence[Tweet]) -> None:
         try:
-            await self._outbox.clear(tweet)
+            await self._outbox.clear_many(tweets)
         except Unavailable as error:
-            # the row stays: the relay tells of the tweet once more, which changes nothing
-            _log.debug("outbox row of %d not cleared: %s", tweet.id, error)
+            # the rows stay: the relay tells of the tweets once more, which changes nothing
+            _log.debug("outbox rows of %d tweets not cleared: %s", len(tweets), error)
         finally:
-            self._finished()
+            self._finished(len(tweets))
 
-    def _finished(self) -> None:
-        self._in_flight -= 1
+    def _finished(self, count: int = 1) -> None:
+        self._in_flight -= count
         if not self._in_flight:
             self._idle.set()
 

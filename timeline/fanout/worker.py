@@ -45,8 +45,13 @@ async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) ->
     under_way: set[asyncio.Task[None]] = set()
     async with asyncio.TaskGroup() as group:
 
-        async def take(events: Events[Event], deliver: Callable[[Batch[Event]], Awaitable[None]], room: Room) -> None:
-            """Batches of one kind."""
+        async def take(
+            events: Events[Event],
+            deliver: Callable[[Batch[Event]], Awaitable[None]],
+            room: Room,
+            gathers: Callable[[Batch[Event]], bool],
+        ) -> None:
+            """Batches of one kind. After which of them events are left to gather, decides `gathers`."""
 
             async def one(batch: Batch[Event]) -> None:
                 try:
@@ -63,10 +68,17 @@ async def run_fanout(fanout: Fanout, limits: Limits, stopping: asyncio.Event) ->
                 task = group.create_task(one(batch), name="fanout-batch")
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
+                if gathers(batch):
+                    await unless(stopping, asyncio.sleep(limits.fanout_gather_ms / 1000))
+
+        def is_small(batch: Batch[TweetCreated]) -> bool:
+            return len(batch.events) < limits.fanout_batch_events
 
         intakes = {
-            group.create_task(take(fanout.tweets, fanout.deliver, fanout.tweets_room), name="tweets"),
-            group.create_task(take(fanout.slices, fanout.deliver_slices, fanout.slices_room), name="slices"),
+            group.create_task(take(fanout.tweets, fanout.deliver, fanout.tweets_room, is_small), name="tweets"),
+            group.create_task(
+                take(fanout.slices, fanout.deliver_slices, fanout.slices_room, lambda _: False), name="slices"
+            ),
         }
         await asyncio.wait(intakes)
         if given_up := await drain(set(under_way), limits.drain_seconds):

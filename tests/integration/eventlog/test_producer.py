@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import monotonic
 
 import pytest
@@ -24,8 +25,8 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.cleared: set[int] = set()
 
-    async def clear(self, tweet: Tweet) -> None:
-        self.cleared.add(tweet.id)
+    async def clear_many(self, tweets: Sequence[Tweet]) -> None:
+        self.cleared.update(tweet.id for tweet in tweets)
 
 
 @pytest.fixture
