@@ -59,7 +59,7 @@ PULLED_AUTHORS = Gauge(
 )
 DEAD_LETTERS = Counter(
     "timeline_dead_letters_total",
-    "Events that can never succeed, by topic. Any: `timeline job dead-letters list` says which, and why; then put it right and "
+    "Events that cannot be decoded, by topic. Any: `timeline job dead-letters list` says which, and why; then put it right and "
     "`retry` them, or `drop` them. An event may be there twice: a worker that dies buries again what it had not committed.",
     ["topic"],
 )
@@ -89,7 +89,10 @@ PAGES = Counter(
     "timeline_pages_total", "Pages served by kind (home, profile) and source (cache, store, mixed).", ["kind", "source"]
 )
 DEGRADED_PAGES = Counter("timeline_degraded_pages_total", "Pages that may lack something, by cause.", ["cause"])
-TRIMS = Counter("timeline_trims_total", "Timelines cut back to their cap.")
+TRIMS = Counter(
+    "timeline_trims_total",
+    "Cuts of timelines that had grown a quarter above their cap; one that is far above takes several.",
+)
 LEASE_LOSSES = Counter(
     "timeline_worker_lease_losses_total", "Times a worker number was lost: no ids until another is leased."
 )

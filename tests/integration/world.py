@@ -164,9 +164,6 @@ class NoLog:
     async def done(self, batch: Batch[TweetCreated]) -> None:
         pass
 
-    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
-        raise AssertionError(f"{event} was rejected: {reason}")
-
 
 class SlicesAtHand:
     """Slices without a log: what is produced waits in a list until a test delivers it."""
@@ -182,9 +179,6 @@ class SlicesAtHand:
 
     async def done(self, batch: Batch[FanoutSlice]) -> None:
         pass
-
-    async def reject(self, event: FanoutSlice, batch: Batch[FanoutSlice], reason: str) -> None:
-        raise AssertionError(f"{event} was rejected: {reason}")
 
     async def deliver_all(self, fanout: Fanout) -> None:
         """Those that wait, the newest first: in a log they would come in any order."""

@@ -59,9 +59,6 @@ class FakeEvents:
     async def done(self, batch: Batch[TweetCreated]) -> None:
         self.done_tokens.append(batch.token)
 
-    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
-        raise AssertionError("nothing here can be rejected")
-
 
 class FakeSlices:
     """The event log of slices: what is produced waits to be taken."""
@@ -89,9 +86,6 @@ class FakeSlices:
 
     async def done(self, batch: Batch[FanoutSlice]) -> None:
         self.done_slices += batch.events
-
-    async def reject(self, event: FanoutSlice, batch: Batch[FanoutSlice], reason: str) -> None:
-        raise AssertionError("nothing here can be rejected")
 
 
 class FakeProgress:

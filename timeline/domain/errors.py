@@ -44,7 +44,7 @@ class Stored(Unavailable):
 
 
 class PoisonEvent(TimelineError):
-    """An event that can never succeed. It goes to its dead-letter topic with this reason."""
+    """An event that cannot be decoded. It goes to its dead-letter topic with this reason."""
 
 
 @contextmanager

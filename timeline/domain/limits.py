@@ -183,7 +183,9 @@ class Limits:
     redis_trims_in_flight: int = 1_024  # lists cut at once by a process: 5 commands each, half of what a node may have
     redis_trims_per_round: int = 256  # of these, those of one node that leave together: 200 entries each, 1.2 MB
     kafka_delivery_timeout_ms: int = 30_000
-    kafka_buffer_events: int = 2_000  # consumed and not yet taken: four batches; when full, partitions are paused
+    kafka_buffer_events: int = (
+        2_000  # consumed and not yet taken, beside the batches under way; when full, partitions are paused
+    )
     kafka_commit_interval_ms: int = 500  # what a killed worker repeats is at most this old
     kafka_revoke_wait_ms: int = 5_000  # for batches under way on partitions that go to another worker
     kafka_rejoin_seconds: int = 60  # a killed worker's name is free again after the broker's session timeout (45 s)

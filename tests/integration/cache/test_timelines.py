@@ -967,9 +967,6 @@ class OneBatch:
     async def done(self, batch: Batch[TweetCreated]) -> None:
         self.is_done.set()
 
-    async def reject(self, event: TweetCreated, batch: Batch[TweetCreated], reason: str) -> None:
-        raise AssertionError("nothing here can be rejected")
-
     async def shards(self, authors: Sequence[UserId]) -> Mapping[UserId, int]:
         return dict.fromkeys(authors, 1)
 
