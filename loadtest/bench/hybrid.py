@@ -108,6 +108,14 @@ class Hybrid:
             self.users, self.author[:posts], self.source[:posts], self.addressed[:posts], self.starts, self.followers
         )
 
+    def again(self, times: int) -> Hybrid:
+        """The same posts so many times over, each time after the last."""
+        after = np.repeat(np.arange(times), self.posts) * self.posts
+        source = np.tile(self.source, times)
+        source = np.where(source == _NOBODY, _NOBODY, source + after)
+        author, addressed = np.tile(self.author, times), np.tile(self.addressed, times)
+        return Hybrid(self.users, author, source, addressed, self.starts, self.followers)
+
     def _references(self, ids: Numbers) -> npt.NDArray[np.uint64]:
         retweeted = ids[self.source].astype(np.uint64) | np.uint64(RETWEET_BIT)
         replied = np.maximum(self.addressed, 0).astype(np.uint64)

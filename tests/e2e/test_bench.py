@@ -43,6 +43,18 @@ def test_the_benchmark_of_homes_finds_them_right_and_tells_their_cost(engines: C
     assert readers["many"]["walked_items"] > readers["few"]["walked_items"] > SMALL.few
 
 
+def test_a_world_told_twice_is_the_same_again_each_retweet_of_the_post_before_it() -> None:
+    once = hybrid.read(demo.FOLLOWS, demo.POSTS)
+    twice, ids = once.again(2), np.arange(1, 2 * once.posts + 1)
+    assert (twice.posts, twice.deliveries) == (2 * once.posts, 2 * once.deliveries)
+    assert (twice.arrivals == 2 * once.arrivals).all()
+    first, second = (list(twice.events(ids))[part] for part in (slice(once.posts), slice(once.posts, None)))
+    assert [each.author_id for each in first] == [each.author_id for each in second]
+    of_first, of_second = ([each.entry.retweet_of for each in part] for part in (first, second))
+    assert of_second == [source and source + once.posts for source in of_first]
+    assert any(of_first)
+
+
 def test_the_benchmark_of_fan_out_counts_each_delivery_and_tells_all_its_rates(
     engines: Control, tmp_path: Path
 ) -> None:
