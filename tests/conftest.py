@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,13 @@ from timeline.local.places import LOOPBACK, PORTS_PER_INSTANCE, check_free
 
 FIRST_PORT = 23_000
 LAST_PORT = 32_000  # above, the kernel gives ports to outgoing connections
+
+
+def pytest_configure() -> None:
+    """A shell that starts a command in the background has it ignore Ctrl-C, and so would everything that it starts: tests of Ctrl-C
+    would wait for what never comes."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_base_port() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -58,12 +58,20 @@ class Refusing:
         self._send(cql)
         return True
 
-    async def batch(self, name: str, parts: object) -> None:
-        raise OutcomeUnknown("the batch log does not answer")
+    async def batch(self, name: str, parts: Sequence[tuple[Cql, object]], *, logged: bool = True) -> None:
+        if logged:
+            raise OutcomeUnknown("the batch log does not answer")
+        for cql, _ in parts:
+            self._send(cql)
+
+
+async def unburied(ended: Retweeted) -> None:
+    """There are no rows of tweets."""
 
 
 TEXT = Tweet(id=TWEET, author_id=ME, text="x", version=5, conversation_id=TWEET)
 FOLLOWED, LIKED, RETWEETED, BLOCKED = (0, 1, 5, None), (5, None), (9, 5, None), (1, 5, None)
+MINE = Retweeted(TWEET, True, 7)
 Call = Callable[[Any], Awaitable[object]]
 
 
@@ -76,7 +84,7 @@ Call = Callable[[Any], Awaitable[object]]
         (Refusing("like_mirror"), lambda on: Likes(on).like(ME, TWEET, 7)),
         (Refusing("by_time_put"), lambda on: Likes(on).like(ME, TWEET, 7)),
         (Refusing("like_mirror_end", rows={"like_get": LIKED}), lambda on: Likes(on).unlike(ME, TWEET, 7)),
-        (Refusing("retweet_mirror"), lambda on: Retweets(on, LIMITS).retweet(ME, TWEET, Retweeted(TWEET, True, 7))),
+        (Refusing("retweet_mirror"), lambda on: Retweets(on, LIMITS).retweet(ME, TWEET, MINE, unburied)),
         (
             Refusing("retweet_mirror_end", rows={"retweet_get": RETWEETED}),
             lambda on: Retweets(on, LIMITS).undo(ME, TWEET, 7),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from timeline.domain.ids import ID_MAX, TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.store.parallel import chunks, each
-from timeline.store.session import Cql, Kind, Session
+from timeline.store.session import Cql, Kind, Params, Session
 
 SHARDS = 16  # of a tweet's likes or retweets, by user: ten million of them are 16 partitions of some 30 MB
 TOP = (ID_MAX, ID_MAX)  # above every row
@@ -46,14 +46,14 @@ _RETWEETED = Cql(
 )
 
 
-async def put(session: Session, mark: Mark, tweet_id: TweetId, user_id: UserId, version: int) -> None:
-    """A decision stands. Repeating it changes nothing."""
-    await session.run(_PUT, (tweet_id, mark.value, user_id % SHARDS, version, user_id, version))
+def put_of(mark: Mark, tweet_id: TweetId, user_id: UserId, version: int) -> tuple[Cql, Params]:
+    """The write of a decision that stands. Repeating it changes nothing."""
+    return _PUT, (tweet_id, mark.value, user_id % SHARDS, version, user_id, version)
 
 
-async def end(session: Session, mark: Mark, tweet_id: TweetId, user_id: UserId, version: int) -> None:
-    """The decision of that version stands no more. Repeating it changes nothing."""
-    await session.run(_END, (version, tweet_id, mark.value, user_id % SHARDS, version, user_id))
+def end_of(mark: Mark, tweet_id: TweetId, user_id: UserId, version: int) -> tuple[Cql, Params]:
+    """The write of a decision, of that version, that stands no more. Repeating it changes nothing."""
+    return _END, (version, tweet_id, mark.value, user_id % SHARDS, version, user_id)
 
 
 class MarksByTime:

@@ -8,7 +8,7 @@ from timeline.domain.errors import OutcomeUnknown, after_effect
 from timeline.domain.ids import TweetId, UserId
 from timeline.store import by_time
 from timeline.store.by_time import SHARDS, Mark
-from timeline.store.session import Cql, Kind, Session
+from timeline.store.session import Cql, Kind, Params, Session
 from timeline.store.settle import settle
 from timeline.writing.ports import Liked
 
@@ -67,8 +67,11 @@ class Likes:
             raise OutcomeUnknown("decisions about one like keep overtaking each other")
         at = (tweet_id, user_id % SHARDS, user_id, stands.version, stands.version)
         with after_effect():
-            await self._session.run(_MIRROR, at)
-            await by_time.put(self._session, Mark.like, tweet_id, user_id, stands.version)
+            mirrors: list[tuple[Cql, Params]] = [
+                (_MIRROR, at),
+                by_time.put_of(Mark.like, tweet_id, user_id, stands.version),
+            ]
+            await self._session.batch("like_mirrors", mirrors, logged=False)
         return stands
 
     async def unlike(self, user_id: UserId, tweet_id: TweetId, at_us: int) -> Liked | None:
@@ -87,9 +90,10 @@ class Likes:
         else:
             raise OutcomeUnknown("decisions about one like keep overtaking each other")
         with after_effect():
-            await self._session.run(_MIRROR_END, (stands.version, tweet_id, user_id % SHARDS, user_id))
+            mirrors: list[tuple[Cql, Params]] = [(_MIRROR_END, (stands.version, tweet_id, user_id % SHARDS, user_id))]
             if ended is not None:
-                await by_time.end(self._session, Mark.like, tweet_id, user_id, ended)
+                mirrors.append(by_time.end_of(Mark.like, tweet_id, user_id, ended))
+            await self._session.batch("like_mirrors_end", mirrors, logged=False)
         return stands
 
     async def count(self, tweet_id: TweetId) -> int:

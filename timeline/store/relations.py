@@ -41,6 +41,7 @@ _OF = Cql("relations_of", "SELECT target_id, version, ended FROM relations WHERE
 _ONE = Cql(
     "relation_get", "SELECT since, version, ended FROM relations WHERE user_id = ? AND kind = ? AND target_id = ?"
 )
+_BETWEEN = Cql("relations_between", "SELECT ended FROM relations WHERE user_id IN ? AND kind = ? AND target_id IN ?")
 _COUNT = Cql("relations_count", "SELECT COUNT(*), COUNT(ended) FROM relations WHERE user_id = ? AND kind = ?")
 _FIRST = Cql(
     "relation_first",
@@ -179,6 +180,5 @@ async def targets(session: Session, user_id: UserId, kind: Relation) -> tuple[Us
 
 async def is_blocked(session: Session, one: UserId, other: UserId) -> bool:
     """Whether either blocks the other, by the rows that are the truth and not by mirrors."""
-    ways = [(one, Relation.block.value, other), (other, Relation.block.value, one)]
-    rows = await asyncio.gather(*(session.one(_ONE, way) for way in ways))
-    return any(row is not None and row[2] is None for row in rows)
+    both = [one, other]  # two partitions in one request; of either, itself as a target is never a row
+    return any(ended is None for (ended,) in await session.rows(_BETWEEN, (both, Relation.block.value, both)))

@@ -13,9 +13,9 @@ from timeline.store import by_time
 from timeline.store.budget import PullBudget
 from timeline.store.by_time import SHARDS, Mark
 from timeline.store.parallel import chunks, each
-from timeline.store.session import Cql, Kind, Row, Session
+from timeline.store.session import Cql, Kind, Params, Row, Session
 from timeline.store.settle import settle
-from timeline.writing.ports import Retweeted
+from timeline.writing.ports import Bury, Retweeted
 
 COUNTED_MAX = 10_000
 _TRIES_MAX = 8  # each lost race is another decision of the same user about the same tweet
@@ -63,13 +63,11 @@ class Retweets:
         self._limits = limits
         self._budget = budget or PullBudget(limits)  # of its own only where nothing else pulls
 
-    async def retweet(
-        self, user_id: UserId, source: TweetId, mine: Retweeted, before: Retweeted | None = None
-    ) -> Retweeted:
+    async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted, bury: Bury) -> Retweeted:
         """Make it active: answers `mine` if it was not (its version raised above the last decision's if need be), else the active one
-        that was there, unchanged. The mirror is written in both cases, so a retried call repairs what a crash left out. `before` is
-        what was found a moment ago, if it was looked for: what else stands costs one more try, and is overlooked by nobody."""
-        stands = before
+        that was there, unchanged. The mirrors are written in both cases, so a retried call repairs what a crash left out. `bury` is
+        called with an ended decision before another takes its place. Nothing is read before the first try: most are the first."""
+        stands: Retweeted | None = None
         values: tuple[int, ...]
         for _ in range(_TRIES_MAX):
             if stands is not None and stands.active:
@@ -78,6 +76,7 @@ class Retweets:
                 decided = Retweeted(mine.retweet_id, True, mine.version)
                 statement, values = _FIRST, (user_id, source, decided.retweet_id, decided.version)
             else:
+                await bury(stands)
                 decided = Retweeted(mine.retweet_id, True, max(mine.version, stands.version + 1))
                 statement, values = _AGAIN, (decided.retweet_id, decided.version, user_id, source, stands.version)
             stands = await self._decide(statement, values, user_id, source, decided)
@@ -85,8 +84,8 @@ class Retweets:
             raise OutcomeUnknown("decisions about one retweet keep overtaking each other")
         at = (source, user_id % SHARDS, user_id, stands.retweet_id, stands.version)
         with after_effect():
-            await self._session.run(_MIRROR, (*at, stands.version))
-            await by_time.put(self._session, Mark.retweet, source, user_id, stands.version)
+            mirrors = [(_MIRROR, (*at, stands.version)), by_time.put_of(Mark.retweet, source, user_id, stands.version)]
+            await self._session.batch("retweet_mirrors", mirrors, logged=False)
         return stands
 
     async def undo(
@@ -94,7 +93,7 @@ class Retweets:
     ) -> Retweeted | None:
         """Make it inactive; the decision that stands now (None: there never was one). The mirror is written too. `only`: unless it is
         another retweet that stands by now."""
-        stands = await self.find(user_id, source)
+        stands = await self._find(user_id, source)
         ended: int | None = None  # the decision that was undone
         for _ in range(_TRIES_MAX):
             if stands is None:
@@ -110,20 +109,20 @@ class Retweets:
         else:
             raise OutcomeUnknown("decisions about one retweet keep overtaking each other")
         with after_effect():
-            await self._session.run(_MIRROR_END, (stands.version, source, user_id % SHARDS, user_id))
+            mirrors: list[tuple[Cql, Params]] = [(_MIRROR_END, (stands.version, source, user_id % SHARDS, user_id))]
             if ended is not None:
-                await by_time.end(self._session, Mark.retweet, source, user_id, ended)
+                mirrors.append(by_time.end_of(Mark.retweet, source, user_id, ended))
+            await self._session.batch("retweet_mirrors_end", mirrors, logged=False)
         return stands
 
     async def _decide(
         self, statement: Cql, values: tuple[int, ...], user_id: UserId, source: TweetId, decided: Retweeted
     ) -> Retweeted | None:
         """`decided`, or what stands instead."""
-        stands = partial(self.find, user_id, source, serial=True)
+        stands = partial(self._find, user_id, source, serial=True)
         return await settle(self._session, statement, values, decided, stands)
 
-    async def find(self, user_id: UserId, source: TweetId, *, serial: bool = False) -> Retweeted | None:
-        """The decision that stands, if there ever was one."""
+    async def _find(self, user_id: UserId, source: TweetId, *, serial: bool = False) -> Retweeted | None:
         row = await self._session.one(_GET, (user_id, source), serial=serial)
         return Retweeted(TweetId(row[0]), row[2] is None, row[1]) if row else None
 

@@ -273,7 +273,8 @@ class Session:
                 return
 
     async def batch(self, name: str, parts: Iterable[tuple[Cql, Params]], *, logged: bool = True) -> None:
-        """Writes together. Logged: all or nothing, though not at one moment. Unlogged: for rows of one partition."""
+        """Writes together. Logged: all or nothing, though not at one moment. Unlogged: for rows of one partition,
+        or for a few of several that a repetition completes."""
         batch = BatchStatement(BatchType.LOGGED if logged else BatchType.UNLOGGED)
         batch.is_idempotent = True
         for cql, params in parts:

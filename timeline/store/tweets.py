@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 
 from timeline.domain.errors import OutcomeUnknown, after_effect
@@ -61,6 +61,7 @@ class Tweets:
     def __init__(self, session: Session, limits: Limits) -> None:
         self._session = session
         self._limits = limits
+        self._authors: OrderedDict[TweetId, UserId] = OrderedDict()  # what was asked for last stands last
 
     async def add(self, tweet: Tweet) -> None:
         """One logged batch with `tweet.version` as its timestamp, the outbox row included. Repeating it changes nothing.
@@ -69,6 +70,7 @@ class Tweets:
         always does. Then the outbox takes its place: its row holds the whole tweet, so once that is written the relay finishes
         what this process may not. Raises OutcomeUnknown only when that fails too.
         """
+        self._remember(tweet.id, tweet.author_id)
         outbox = insert_of(tweet, self._limits)
         try:
             await self._session.batch("tweet_add", [*_places(tweet), outbox])
@@ -110,8 +112,19 @@ class Tweets:
         return await self._session.rows(_GET_SEVERAL, wanted)
 
     async def authors_of(self, tweet_ids: Sequence[TweetId]) -> dict[TweetId, UserId]:
-        """Who wrote these, as far as they exist (deleted ones too)."""
-        return {TweetId(tweet): UserId(author) for tweet, author in await self._by_id(_AUTHORS, tweet_ids)}
+        """Who wrote these, as far as they exist (deleted ones too). That never changes, so what was found is remembered."""
+        known = {tweet_id: author for tweet_id in tweet_ids if (author := self._authors.get(tweet_id)) is not None}
+        unknown = [tweet_id for tweet_id in tweet_ids if tweet_id not in known]
+        found = {TweetId(tweet): UserId(author) for tweet, author in await self._by_id(_AUTHORS, unknown)}
+        for tweet_id, author in (known | found).items():
+            self._remember(tweet_id, author)
+        return known | found
+
+    def _remember(self, tweet_id: TweetId, author: UserId) -> None:
+        self._authors[tweet_id] = author
+        self._authors.move_to_end(tweet_id)
+        if len(self._authors) > self._limits.authors_remembered_max:
+            self._authors.popitem(last=False)
 
     async def counts_of(self, tweet_ids: Sequence[TweetId]) -> dict[TweetId, Counts]:
         """Of each id asked for; zeros where nothing was counted."""

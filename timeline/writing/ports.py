@@ -5,7 +5,7 @@ Every method may raise Unavailable; a write may raise OutcomeUnknown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,17 +69,16 @@ class Retweeted:
     version: int
 
 
+Bury = Callable[[Retweeted], Awaitable[None]]
+
+
 class RetweetStore(Protocol):
     """The truth of who retweeted what, by compare-and-set (store/retweets.py)."""
 
-    async def find(self, user_id: UserId, source: TweetId) -> Retweeted | None:
-        """The decision that stands, if there ever was one."""
-
-    async def retweet(
-        self, user_id: UserId, source: TweetId, mine: Retweeted, before: Retweeted | None = None
-    ) -> Retweeted:
-        """Make it active: answers `mine` if it was not, else the active one that was there, unchanged. `before`: what `find` has said,
-        if it was asked. Does not write the retweet's own row (TweetStore.add does), but does write the mirror `retweets_by_tweet`."""
+    async def retweet(self, user_id: UserId, source: TweetId, mine: Retweeted, bury: Bury) -> Retweeted:
+        """Make it active: answers `mine` if it was not, else the active one that was there, unchanged. `bury` is called with an ended
+        decision before another takes its place. Does not write the retweet's own row (TweetStore.add does), but does write the
+        mirrors by tweet."""
 
     async def undo(
         self, user_id: UserId, source: TweetId, version: int, only: TweetId | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from timeline.domain import handles, pauses
 from timeline.domain.errors import BadRequest, Fault, Stored, Unavailable, after_effect
@@ -191,18 +192,18 @@ class Writer(Graph):
         if source.visibility is Visibility.followers and source.author_id != me:
             raise BadRequest("not-retweetable", "A tweet for followers only is not for others to retweet.")
         marked = await self._mark_marks(me)
-        before = await self._retweets.find(me, source.id)
-        if before is not None and not before.active:
-            # whoever undid it may have died before its row was removed, and the next decision forgets its id
-            await self._remove(me, before.retweet_id, before.version)
         mine = Retweeted(await self._ids.mint(), True, self._ids.now_us())
-        standing = await self._retweets.retweet(me, source.id, mine, before)
+        standing = await self._retweets.retweet(me, source.id, mine, partial(self._bury, me))
         with after_effect():
             if standing == mine or not await self._tweets.get_many([TweetKey(me, standing.retweet_id)]):
                 # also when it stood already without a row: whoever decided it died before this batch
                 await self._publish(_retweet_row(me, source, standing))
             await self._forget_marks(me, marked)
             return RetweetOutcome(standing.retweet_id, await self._retweets.count(source.id))
+
+    async def _bury(self, me: UserId, ended: Retweeted) -> None:
+        """Whoever undid it may have died before its row was removed, and the next decision forgets its id."""
+        await self._remove(me, ended.retweet_id, ended.version)
 
     async def unretweet(self, me: UserId, tweet_id: TweetId) -> RetweetOutcome:
         """Repeating changes nothing. Raises BadRequest("tweet-not-found"); Stored."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from timeline.domain.errors import OutcomeUnknown
+from timeline.domain.errors import OutcomeUnknown, Unavailable
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
 from timeline.store import Store
@@ -23,6 +23,15 @@ from timeline.writing.ports import Reservation, Retweeted
 AT = 1_790_000_000_000_000
 _LIKE = Cql("t", "INSERT INTO likes_by_user (user_id, tweet_id, version, ended) VALUES (?, ?, ?, ?)", Kind.write)
 _TTL = Cql("t", "SELECT TTL(tweet_id) FROM idempotency_keys WHERE user_id = ? AND key = ?")
+
+
+async def nobody(ended: Retweeted) -> None:
+    """Where no decision has ended."""
+    raise AssertionError(f"{ended} is to be buried")
+
+
+async def unburied(ended: Retweeted) -> None:
+    """There are no rows of tweets."""
 
 
 class Unsure:
@@ -47,17 +56,35 @@ async def test_a_retweet_is_made_once_undone_and_made_again(store: Store, users:
     me, source = next(users), TweetId(500)
     assert await store.retweets.undo(me, source, AT) is None
     first = Retweeted(TweetId(1), True, AT)
-    assert await store.retweets.retweet(me, source, first) == first
-    assert await store.retweets.retweet(me, source, Retweeted(TweetId(2), True, AT + 1)) == first
+    assert await store.retweets.retweet(me, source, first, nobody) == first
+    assert await store.retweets.retweet(me, source, Retweeted(TweetId(2), True, AT + 1), nobody) == first
     assert await store.retweets.count(source) == 1
     undone = Retweeted(TweetId(1), False, AT + 1)
     assert await store.retweets.undo(me, source, AT - 100) == undone
     assert await store.retweets.undo(me, source, AT + 100) == undone
     assert await store.retweets.count(source) == 0
-    assert await store.retweets.retweet(me, source, Retweeted(TweetId(3), True, AT)) == Retweeted(
-        TweetId(3), True, AT + 2
-    )
+    buried = []
+
+    async def bury(ended: Retweeted) -> None:
+        buried.append((ended, await store.retweets.count(source)))
+
+    third = Retweeted(TweetId(3), True, AT + 2)
+    assert await store.retweets.retweet(me, source, Retweeted(TweetId(3), True, AT), bury) == third
+    assert buried == [(undone, 0)], "while nothing else stands yet"
     assert await store.retweets.count(source) == 1
+
+
+async def test_what_cannot_be_buried_is_not_followed_by_another_decision(store: Store, users: Iterator[UserId]) -> None:
+    me, source = next(users), TweetId(499)
+    await store.retweets.retweet(me, source, Retweeted(TweetId(1), True, AT), nobody)
+    undone = await store.retweets.undo(me, source, AT + 1)
+
+    async def bury(ended: Retweeted) -> None:
+        raise Unavailable("its row cannot be removed")
+
+    with pytest.raises(Unavailable):
+        await store.retweets.retweet(me, source, Retweeted(TweetId(2), True, AT + 2), bury)
+    assert await store.retweets.undo(me, source, AT + 3) == undone
 
 
 async def test_decisions_at_once_end_with_truth_and_mirror_equal(store: Store, users: Iterator[UserId]) -> None:
@@ -67,7 +94,8 @@ async def test_decisions_at_once_end_with_truth_and_mirror_equal(store: Store, u
     async def decide(person: UserId) -> None:
         with suppress(OutcomeUnknown):  # overtaken too often: whoever was last has written the mirror
             if rng.random() < 0.5:
-                await store.retweets.retweet(person, source, Retweeted(TweetId(rng.randrange(1 << 40)), True, AT))
+                mine = Retweeted(TweetId(rng.randrange(1 << 40)), True, AT)
+                await store.retweets.retweet(person, source, mine, unburied)
             else:
                 await store.retweets.undo(person, source, AT)
 
@@ -83,7 +111,7 @@ async def test_retweets_of_some_sources_by_some_users_are_found(store: Store, us
     for number, person in enumerate(people):
         for source in (sources[number % 40], sources[(number * 7) % 40]):
             mine = Retweeted(TweetId(number * 1000 + source), True, AT)
-            stands = await store.retweets.retweet(person, source, mine)
+            stands = await store.retweets.retweet(person, source, mine, nobody)
             expected.add((person, source, stands.retweet_id))
     await store.retweets.undo(people[0], sources[0], AT + 1)
     expected = {found for found in expected if found[:2] != (people[0], sources[0])}
@@ -101,7 +129,7 @@ async def test_an_unknown_outcome_of_a_retweet_is_settled_by_reading(
 ) -> None:
     me, source, mine = next(users), TweetId(700), Retweeted(TweetId(1), True, AT)
     retweets = Retweets(Unsure(store, applied), Limits())  # type: ignore[arg-type]
-    assert await retweets.retweet(me, source, mine) == mine
+    assert await retweets.retweet(me, source, mine, nobody) == mine
     retweets = Retweets(Unsure(store, applied), Limits())  # type: ignore[arg-type]
     assert await retweets.undo(me, source, AT + 1) == Retweeted(TweetId(1), False, AT + 1)
 
@@ -144,7 +172,7 @@ async def test_marks_are_the_newest_thousand_with_a_floor(store: Store, users: I
             rows = range(start, min(start + 100, liked))
             parts = [(_LIKE, (user, 10 + row, AT + row, AT if row % 10 == 1 else None)) for row in rows]
             await store.session.batch("t", parts, logged=False)
-    await store.retweets.retweet(few, TweetId(33), Retweeted(TweetId(1), True, AT + 99))
+    await store.retweets.retweet(few, TweetId(33), Retweeted(TweetId(1), True, AT + 99), nobody)
     marks = await store.marks.marks(few)
     assert (marks.likes.tolist(), marks.likes_floor) == ([10, 12, 13, 14], 0)
     assert (marks.retweets.tolist(), marks.retweets_floor, marks.version) == ([33], 0, AT + 99)

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.integration.store.test_decisions import Unsure
+from tests.integration.store.test_decisions import Unsure, nobody
 from timeline.domain.errors import OutcomeUnknown
 from timeline.domain.ids import TweetId, UserId
 from timeline.domain.limits import Limits
@@ -93,8 +93,8 @@ async def test_a_row_that_a_crash_left_behind_is_nobodys_like(store: Store, user
     tweet, people = TweetId(5), [next(users) for _ in range(6)]
     for number, person in enumerate(people):
         await store.likes.like(person, tweet, AT + number)
-    await by_time.put(store.session, Mark.like, tweet, people[0], AT + 100)  # no decision of that version
-    await by_time.put(store.session, Mark.like, tweet, next(users), AT + 101)  # of one who never did
+    await store.session.run(*by_time.put_of(Mark.like, tweet, people[0], AT + 100))  # no decision of that version
+    await store.session.run(*by_time.put_of(Mark.like, tweet, next(users), AT + 101))  # of one who never did
     assert await listed(store, tweet, 2) == people[::-1]
 
 
@@ -102,7 +102,7 @@ async def test_a_page_under_many_such_rows_is_short_and_goes_on(store: Store, us
     tweet, person = TweetId(6), next(users)
     await store.likes.like(person, tweet, AT)
     for number in range(8):
-        await by_time.put(store.session, Mark.like, tweet, next(users), AT + 100 + number)
+        await store.session.run(*by_time.put_of(Mark.like, tweet, next(users), AT + 100 + number))
     few = MarksByTime(store.session, Limits(refill_rounds_max=2))
     first, below = await few.likers(tweet, None, 2)
     assert first == []
@@ -118,7 +118,7 @@ async def test_a_page_under_many_such_rows_is_short_and_goes_on(store: Store, us
 async def test_retweeters_are_listed_in_the_same_way(store: Store, users: Iterator[UserId]) -> None:
     tweet, people = TweetId(7), [next(users) for _ in range(9)]
     for number, person in enumerate(people):
-        await store.retweets.retweet(person, tweet, Retweeted(TweetId(100 + number), True, AT + number))
+        await store.retweets.retweet(person, tweet, Retweeted(TweetId(100 + number), True, AT + number), nobody)
     await store.retweets.undo(people[4], tweet, AT + 50)
     assert await listed(store, tweet, 4, "retweeters") == [*people[:4:-1], *people[3::-1]]
     assert await listed(store, tweet) == []

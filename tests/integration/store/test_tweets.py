@@ -10,6 +10,7 @@ import pytest
 from tests.integration.store.conftest import tweet
 from timeline.domain.errors import OutcomeUnknown
 from timeline.domain.ids import TweetId, UserId, bucket, first_id_at, time_ms
+from timeline.domain.limits import Limits
 from timeline.domain.model import Counts, Tweet, TweetKey, Visibility
 from timeline.store import Store
 from timeline.store.outbox import decode, encode, insert_of, place_of
@@ -59,9 +60,9 @@ async def test_a_tweet_comes_back_with_every_member(store: Store, users: Iterato
     for item in items:
         await store.tweets.add(item)
     assert await store.tweets.get_many([key_of(item) for item in items]) == {item.id: item for item in items}
-    assert await store.tweets.authors_of([item.id for item in items]) == dict.fromkeys(
-        [item.id for item in items], author
-    )
+    ids = [item.id for item in items]
+    for tweets in (store.tweets, Tweets(store.session, Limits())):
+        assert await tweets.authors_of(ids) == dict.fromkeys(ids, author), "written or not by the same process"
 
 
 async def test_what_does_not_exist_is_absent(store: Store, users: Iterator[UserId]) -> None:
@@ -78,7 +79,24 @@ async def test_many_keys_over_many_partitions_come_back(store: Store, users: Ite
         await store.tweets.rewrite(item)
     found = await store.tweets.get_many([key_of(item) for item in items] * 2)
     assert found == {item.id: item for item in items}
-    assert len(await store.tweets.authors_of([item.id for item in items])) == len(items)
+    ids = [item.id for item in items]
+    few = Tweets(store.session, Limits(authors_remembered_max=50))
+    for asked in (ids, ids[:10], ids[5:90]):
+        assert await few.authors_of(asked) == {item.id: item.author_id for item in items if item.id in asked}
+        assert len(few._authors) <= 50, "more than it may remember"
+
+
+async def test_an_author_is_asked_for_once(
+    store: Store, users: Iterator[UserId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = tweet(next(users), NOW, 900)
+    tweets = Tweets(store.session, Limits())
+    assert await tweets.authors_of([item.id]) == {}
+    await store.tweets.add(item)
+    assert await tweets.authors_of([item.id]) == {item.id: item.author_id}, "what was not there is asked for again"
+    with monkeypatch.context() as patch:
+        patch.setattr(tweets, "_session", None)
+        assert await tweets.authors_of([item.id]) == {item.id: item.author_id}
 
 
 async def test_a_reply_is_found_by_its_conversation(store: Store, users: Iterator[UserId]) -> None:
