@@ -15,7 +15,8 @@ _LAGS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
 
 HTTP_SECONDS = Histogram(
     "timeline_http_seconds",
-    "Requests by route and status. Slow or 5xx: look at timeline_engine_call_seconds for the engine behind it.",
+    "Requests by route and status. Slow or 5xx: look at timeline_engine_call_seconds for the engine behind it, "
+    "and at timeline_store_wait_seconds.",
     ["method", "route", "status"],
     buckets=_FAST,
 )
@@ -24,6 +25,12 @@ ENGINE_CALL_SECONDS = Histogram(
     "Calls to cassandra, redis, kafka by operation and outcome (ok, timeout, unavailable, refused, error). "
     "Errors: that engine is down or overloaded; `timeline local status`, or your operator's console, says which node.",
     ["engine", "operation", "outcome"],
+    buckets=_FAST,
+)
+STORE_WAIT_SECONDS = Histogram(
+    "timeline_store_wait_seconds",
+    "Requests to cassandra that waited for one of cassandra_requests_in_flight; not part of timeline_engine_call_seconds. "
+    "Growing: this process asks for more than it gets answered; start more of them, or give Cassandra more cores.",
     buckets=_FAST,
 )
 CONSUMER_LAG_MESSAGES = Gauge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 
@@ -14,6 +13,7 @@ from timeline.api.answers import PRIVATE, VARY
 from timeline.api.keys import AUTHENTICATOR, LIMITS
 from timeline.api.params import is_visible_ascii
 from timeline.api.routing import check_length
+from timeline.domain import tokens
 from timeline.domain.errors import BadRequest, Unavailable
 from timeline.metrics import HTTP_SECONDS
 from timeline.observe import REQUEST_ID
@@ -67,7 +67,7 @@ async def finish(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def new_request_id() -> str:
-    return secrets.token_hex(16)
+    return tokens.name()
 
 
 def _request_id(request: web.Request) -> str:

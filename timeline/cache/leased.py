@@ -23,7 +23,6 @@ begin_fill, read the store, fill. Why a read that begins after a change was answ
 
 from __future__ import annotations
 
-import secrets
 import struct
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -32,6 +31,7 @@ from timeline.cache.dataplane import DataPlane
 from timeline.cache.functions import Functions
 from timeline.cache.keys import Keys
 from timeline.cache.replication import tag_of, untagged
+from timeline.domain import tokens
 from timeline.domain.ids import UserId
 from timeline.domain.limits import Limits
 from timeline.domain.records import UNKNOWN_REPLICATION
@@ -75,7 +75,7 @@ class LeasedRecords(Generic[Record]):
         return record
 
     async def begin_fill(self, user_id: UserId) -> int | None:
-        key, token = self._key(user_id), _token()
+        key, token = self._key(user_id), tokens.token()
         primary = self._plane.primary_of(key)
         if primary == UNKNOWN_REPLICATION:
             return None  # nobody could trust what it puts
@@ -88,7 +88,7 @@ class LeasedRecords(Generic[Record]):
         return done == 1
 
     async def mark(self, user_id: UserId) -> int:
-        key, token = self._key(user_id), _token()
+        key, token = self._key(user_id), tokens.token()
         tag = tag_of(self._plane.primary_of(key))  # an unknown one as well: what stands there is hidden all the same
         value = tag + _dirty(token)
         await self._plane.execute(key, b"SET", key, value, b"PX", self._lease_ms)
@@ -97,7 +97,3 @@ class LeasedRecords(Generic[Record]):
     async def drop(self, user_id: UserId) -> None:
         key = self._key(user_id)
         await self._plane.execute(key, b"DEL", key)
-
-
-def _token() -> int:
-    return secrets.randbits(63) | 1

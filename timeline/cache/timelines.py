@@ -10,7 +10,6 @@ that primary had acknowledged (cache/replication.py).
 from __future__ import annotations
 
 import logging
-import secrets
 import struct
 from collections.abc import Sequence
 from typing import Final
@@ -27,6 +26,7 @@ from timeline.cache.functions import Functions
 from timeline.cache.keys import Keys, slot_of
 from timeline.cache.pushing import Pusher
 from timeline.cache.replication import Told
+from timeline.domain import tokens
 from timeline.domain.entries import ENTRY, ENTRY_BYTES, Entry, Stretch, UserIds
 from timeline.domain.errors import Unavailable
 from timeline.domain.ids import TIME_SHIFT, UserId
@@ -128,7 +128,7 @@ class Timelines:
             log.debug("renew_left_out", extra={"reason": str(error)})  # the next read does it
 
     async def begin_build(self, kind: ListKind, user_id: UserId) -> Building | None:
-        key, token = self._keys.list_of(kind, user_id), _number()
+        key, token = self._keys.list_of(kind, user_id), tokens.token()
         primary = self._plane.primary_of(key)
         if primary == UNKNOWN_REPLICATION:
             return None  # nobody could trust it: the next read would build it again
@@ -146,7 +146,7 @@ class Timelines:
     async def reinstall(self, kind: ListKind, user_id: UserId, seen: ListView, history: Stretch, built_ms: int) -> bool:
         if seen.primary == UNKNOWN_REPLICATION or seen.header.building:
             return False  # nobody could trust it; or another is about to put history before what arrives
-        new = self._list_of(kind, history, _number(), built_ms, seen.primary)
+        new = self._list_of(kind, history, tokens.token(), built_ms, seen.primary)
         before = (_u64(seen.header.epoch), _u64(seen.last_arrival))
         done: int = await self._functions.call("reinstall", self._keys.list_of(kind, user_id), *before, *new)
         return done == 1
@@ -225,11 +225,6 @@ def _view(key: bytes, first: bytes | None, packed: list[bytes], length: int, pri
 def split(packed: bytes) -> list[bytes]:
     """Entries one by one."""
     return [packed[at : at + ENTRY_BYTES] for at in range(0, len(packed), ENTRY_BYTES)]
-
-
-def _number() -> int:
-    """A token, or an epoch: never 0."""
-    return secrets.randbits(63) | 1
 
 
 def _u64(number: int) -> bytes:

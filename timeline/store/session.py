@@ -371,6 +371,7 @@ class Session:
         if self._waiting >= self._waiting_max:
             raise Overloaded(f"{self._waiting} requests wait for Cassandra already")
         self._waiting += 1
+        began = perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._slots.acquire()
@@ -378,6 +379,7 @@ class Session:
             raise Overloaded("waited too long for a request to Cassandra to end") from error
         finally:
             self._waiting -= 1
+            metrics.STORE_WAIT_SECONDS.observe(perf_counter() - began)
 
     def _observe(self, name: str, outcome: str, seconds: float) -> None:
         observer = self._observers.get((name, outcome))

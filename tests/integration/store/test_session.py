@@ -12,6 +12,7 @@ from typing import Any
 import cassandra
 import pytest
 from cassandra.cluster import Cluster
+from prometheus_client import REGISTRY
 
 from tests.integration.store.conftest import tweet
 from timeline import metrics
@@ -253,7 +254,12 @@ async def test_a_slot_is_held_until_the_driver_answers_even_if_the_caller_went_a
 
 async def test_beyond_the_bound_a_request_is_refused_at_once(settings: Settings, users: Iterator[UserId]) -> None:
     limits = {"cassandra_requests_in_flight": 1, "cassandra_requests_waiting_max": 3}
+
+    def waited() -> float:
+        return REGISTRY.get_sample_value("timeline_store_wait_seconds_count") or 0
+
     async with behind_proxy(settings, **limits) as (proxy, store):
+        before = waited()
         proxy.hold()
         calls = [asyncio.create_task(store.session.rows(_GET, (next(users), 0))) for _ in range(4)]
         await asyncio.sleep(0.05)
@@ -261,6 +267,7 @@ async def test_beyond_the_bound_a_request_is_refused_at_once(settings: Settings,
             await store.session.rows(_GET, (next(users), 0))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(answer, Unavailable) for answer in answers)
+        assert waited() - before == 3, "those that did not go at once, and were not refused"
         proxy.resume()
 
 
