@@ -8,11 +8,11 @@ from timeline.domain.errors import OutcomeUnknown, after_effect
 from timeline.domain.ids import TweetId, UserId
 from timeline.store import by_time
 from timeline.store.by_time import SHARDS, Mark
+from timeline.store.counting import COUNTED_MAX, Counting
 from timeline.store.session import Cql, Kind, Params, Session
 from timeline.store.settle import settle
 from timeline.writing.ports import Liked
 
-COUNTED_MAX = 10_000
 _TRIES_MAX = 8  # each lost race is another decision of the same user about the same tweet
 
 _GET = Cql("like_get", "SELECT version, ended FROM likes_by_user WHERE user_id = ? AND tweet_id = ?")
@@ -47,6 +47,7 @@ class Likes:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._counting = Counting(session, _COUNT)
 
     async def like(self, user_id: UserId, tweet_id: TweetId, at_us: int) -> Liked:
         """Make it active: the decision that stands now, which may be one from before. The mirrors are written in both cases, so a
@@ -97,13 +98,8 @@ class Likes:
         return stands
 
     async def count(self, tweet_id: TweetId) -> int:
-        """How many likes are active, counted up to 10,000 by reading the mirror."""
-        counted, state = 0, None
-        while True:
-            columns, state = await self._session.columns(_COUNT, (tweet_id, list(range(SHARDS))), state)
-            counted += len(columns["user_id"])
-            if state is None:
-                return counted
+        """How many likes are active, up to 10,000; where they are many, as of a second ago."""
+        return await self._counting.count(tweet_id)
 
     async def _decide(
         self, statement: Cql, values: tuple[int, ...], user_id: UserId, tweet_id: TweetId, decided: Liked

@@ -12,12 +12,12 @@ from timeline.domain.limits import Limits
 from timeline.store import by_time
 from timeline.store.budget import PullBudget
 from timeline.store.by_time import SHARDS, Mark
+from timeline.store.counting import COUNTED_MAX, Counting
 from timeline.store.parallel import chunks, each
 from timeline.store.session import Cql, Kind, Params, Row, Session
 from timeline.store.settle import settle
 from timeline.writing.ports import Bury, Retweeted
 
-COUNTED_MAX = 10_000
 _TRIES_MAX = 8  # each lost race is another decision of the same user about the same tweet
 
 _GET = Cql("retweet_get", "SELECT retweet_id, version, ended FROM retweets_by_user WHERE user_id = ? AND tweet_id = ?")
@@ -60,6 +60,7 @@ class Retweets:
 
     def __init__(self, session: Session, limits: Limits, budget: PullBudget | None = None) -> None:
         self._session = session
+        self._counting = Counting(session, _COUNT)
         self._limits = limits
         self._budget = budget or PullBudget(limits)  # of its own only where nothing else pulls
 
@@ -127,13 +128,8 @@ class Retweets:
         return Retweeted(TweetId(row[0]), row[2] is None, row[1]) if row else None
 
     async def count(self, source: TweetId) -> int:
-        """How many retweets are active, counted up to 10,000 by reading the mirror."""
-        counted, state = 0, None
-        while True:
-            columns, state = await self._session.columns(_COUNT, (source, list(range(SHARDS))), state)
-            counted += len(columns["user_id"])
-            if state is None:
-                return counted
+        """How many retweets are active, up to 10,000; where they are many, as of a second ago."""
+        return await self._counting.count(source)
 
     async def retweets_of(self, users: UserIds, sources: Sequence[TweetId]) -> list[tuple[UserId, TweetId, TweetId]]:
         """Active retweets of these sources by these users, as (user, source, retweet id), in no order."""
