@@ -97,7 +97,8 @@ class Stack:
             log = (self.folder / f"{process}.log").open("ab")
             env = self.env | settings | {"TIMELINE_ADMIN_PORT": str(port)}
             command = [sys.executable, "-m", "timeline", process.partition(":")[0]]
-            self._running[process] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+            # each a session of its own: Linux shares cores out by session, and the engines have theirs
+            self._running[process] = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
             log.close()
         for process in processes:
             until(lambda process=process: self._is_ready(process), START_SECONDS, f"{process} ready")  # type: ignore[misc]
