@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -222,6 +223,7 @@ class Scene:
             self.oracle.follows[reader] |= {self.author, self.other}
         self.texts: dict[int, str] = {}
         self.delivered: set[int] = set()
+        self.losers: Counter[int] = Counter()  # by reader: changes under way that take something away
         self.pollers: list[Poller] = []
 
     @property
@@ -256,20 +258,24 @@ class Scene:
         self.oracle.follows[one].add(other)
 
     async def unfollow(self, process: Process, one: int, other: int) -> None:
-        await process.writer.unfollow(UserId(one), UserId(other))
-        self.oracle.follows[one].discard(other)
+        with self._losing(one):
+            await process.writer.unfollow(UserId(one), UserId(other))
+            self.oracle.follows[one].discard(other)
 
     async def mute(self, process: Process, one: int, other: int) -> None:
-        await process.relations.mute(UserId(one), UserId(other))
-        self.oracle.mutes[one].add(other)
+        with self._losing(one):
+            await process.relations.mute(UserId(one), UserId(other))
+            self.oracle.mutes[one].add(other)
 
     async def block(self, process: Process, one: int, other: int) -> None:
-        await process.relations.block(UserId(one), UserId(other))
-        self.oracle.block(one, other)
+        with self._losing(one, other):
+            await process.relations.block(UserId(one), UserId(other))
+            self.oracle.block(one, other)
 
     async def delete(self, process: Process, author: int, tweet: Tweet) -> None:
-        await process.writer.delete(UserId(author), tweet.id)
-        self.oracle.rows[tweet.id].deleted = True
+        with self._losing(*self.oracle.follows, author):
+            await process.writer.delete(UserId(author), tweet.id)
+            self.oracle.rows[tweet.id].deleted = True
 
     async def edit(self, process: Process, tweet: Tweet, text: str) -> None:
         """One that comes after a deletion is refused."""
@@ -322,6 +328,15 @@ class Scene:
             page = await self.page(process, user, page.next_cursor, limit)
         raise AssertionError(f"a walk that does not end: {found}")
 
+    @contextmanager
+    def _losing(self, *users: int) -> Iterator[None]:
+        """Around a change that takes something away from these: the store has it before the oracle can be told."""
+        self.losers.update(users)
+        try:
+            yield
+        finally:
+            self.losers.subtract(users)
+
     async def look(self, process: Process, user: int, limit: int = 3) -> None:
         """A walk, while others act: what was delivered before it, and belongs there before and after, is in it. A page that says that
         it is degraded promises nothing."""
@@ -332,6 +347,8 @@ class Scene:
             found += positions(page)
             if page.next_cursor is None:
                 assert found == sorted(set(found), reverse=True)
+                if self.losers[user]:
+                    return  # something is taken away this moment: whether it was there by now is open
                 missing = before & set(self.oracle.home(user)) - set(found)
                 assert not missing, (
                     f"delivered, and not seen by {self._name(user)} at {process.name}: {self.named(missing)}"
