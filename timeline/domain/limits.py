@@ -91,7 +91,7 @@ class Limits:
     fills_in_flight: int = 256  # background fills of caches; beyond, a fill is left out
 
     # Writing, and what goes on beside it
-    authors_remembered_max: int = 100_000  # of tweets by id, which most replies and retweets ask for: 20 MB
+    authors_remembered_max: int = 100_000  # of tweets by id, which most replies and retweets ask for: 17 MiB
     outbox_shards: int = 64  # so that no partition of ten seconds nears 100,000 tombstones at 30,000 tweets/s
     outbox_bucket_ms: int = 10_000
     outbox_seconds: int = 7 * 86_400  # longer than any outage of Kafka that anybody will sit through

@@ -152,7 +152,9 @@ class Reader:
 
 def contains(ascending: UserIds, user_id: int) -> bool:
     """Whether the sorted array holds the id: a binary search, 1 µs."""
-    at = int(ascending.searchsorted(user_id))  # the method: numpy's function of the same name costs three times as much
+    at = int(
+        ascending.searchsorted(user_id)
+    )  # the method: numpy's function of the same name costs several times as much
     return at < len(ascending) and int(ascending[at]) == user_id
 
 

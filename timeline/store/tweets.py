@@ -70,7 +70,6 @@ class Tweets:
         always does. Then the outbox takes its place: its row holds the whole tweet, so once that is written the relay finishes
         what this process may not. Raises OutcomeUnknown only when that fails too.
         """
-        self._remember(tweet.id, tweet.author_id)
         outbox = insert_of(tweet, self._limits)
         try:
             await self._session.batch("tweet_add", [*_places(tweet), outbox])
@@ -80,6 +79,7 @@ class Tweets:
             with after_effect():
                 await self._session.run(*outbox)
                 await asyncio.gather(*(self._session.run(*place) for place in _places(tweet)))
+        self._remember(tweet.id, tweet.author_id)
 
     async def rewrite(self, tweet: Tweet) -> None:
         """The same without the outbox: what the relay does before it produces, so that no event runs ahead of its tweet.

@@ -27,7 +27,7 @@ from timeline.settings import SettingError, Settings
 log = logging.getLogger(__name__)
 Engine = TypeVar("Engine")
 GC_YOUNG_OBJECTS = (
-    5_000  # made and not yet gone, between two looks at the youngest: at Python's 700 that is each request
+    5_000  # made and not yet gone, between two looks at the youngest; Python's own 700 suits small programs
 )
 _RETRY_SECONDS = 0.5  # between tries to reach an engine at the start; each try has a time-out of its own
 
