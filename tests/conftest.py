@@ -24,9 +24,10 @@ def pytest_configure() -> None:
 
 
 def free_base_port() -> int:
-    """The first of 40 ports in a row that are free now; runs of different processes begin to look at different places."""
+    """The first of 40 ports in a row that are free now. Runs that begin at the same moment have neighbouring process ids, and begin to
+    look far from each other: two that chose the same ports would take each other's processes for their own."""
     bases = list(range(FIRST_PORT, LAST_PORT, PORTS_PER_INSTANCE))
-    start = os.getpid() % len(bases)
+    start = os.getpid() * 97 % len(bases)
     for base in bases[start:] + bases[:start]:
         try:
             check_free((LOOPBACK, base + offset) for offset in range(PORTS_PER_INSTANCE))

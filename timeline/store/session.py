@@ -1,8 +1,8 @@
-"""The connection to Cassandra or ScyllaDB, and the bridge from its driver's threads to our event loop.
+"""The connection to Cassandra or ScyllaDB, and the bridge from its driver to our event loop.
 
-The driver answers on a thread of its own. Its answers are laid into a deque and the loop is woken once for all that have come
-until it looks: under load one wake-up carries dozens. No call here blocks the loop: connecting and preparing run in a thread, and
-further pages are asked for one by one.
+The driver's sockets are on our loop (reactor.py), so most answers arrive on it. Those that come from one of the driver's threads
+(after a node failed) are laid into a deque, and the loop is woken once for all that have come until it looks. No call here blocks
+the loop: connecting and preparing run in a thread, and further pages are asked for one by one.
 
 Consistency: LOCAL_QUORUM to read and write, LOCAL_SERIAL for compare-and-set. Every other write carries its own timestamp, so that
 all of them may be repeated. The driver retries once at most, on another node, and never a compare-and-set.
@@ -30,6 +30,7 @@ from cassandra import Unavailable as NotEnoughReplicas
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import Cluster, ExecutionProfile, NoHostAvailable, ResultSet
 from cassandra.cluster import Session as DriverSession
+from cassandra.connection import Connection
 from cassandra.io.libevreactor import LibevConnection
 from cassandra.policies import (
     ConstantSpeculativeExecutionPolicy,
@@ -48,6 +49,7 @@ from timeline.domain.limits import Limits
 from timeline.settings import Settings, address
 from timeline.store.columns import Columns, NumpyProtocolHandler
 from timeline.store.errors import describe, outcome_of, translate
+from timeline.store.reactor import connection_on
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,9 @@ class _Once(RetryPolicy):  # type: ignore[misc]
         return (self.RETRY_NEXT_HOST, None) if retry_num == 0 else (self.RETHROW, None)
 
 
-def new_cluster(settings: Settings, limits: Limits) -> Cluster:
-    """A driver's cluster by the settings, not yet connected; close it with `shutdown`."""
+def new_cluster(settings: Settings, limits: Limits, connections: type[Connection] = LibevConnection) -> Cluster:
+    """A driver's cluster by the settings, not yet connected; close it with `shutdown`. Its sockets are watched by a thread of the
+    driver's, unless `connections` says otherwise."""
     local = ConsistencyLevel.LOCAL_QUORUM
     balancing = TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra_datacenter), shuffle_replicas=True)
 
@@ -113,7 +116,7 @@ def new_cluster(settings: Settings, limits: Limits) -> Cluster:
     patient = ConstantSpeculativeExecutionPolicy(4 * limits.cassandra_speculative_ms / 1000, 1)
     return Cluster(
         contact_points=[address(server) for server in settings.cassandra_hosts],
-        connection_class=LibevConnection,
+        connection_class=connections,
         protocol_version=settings.cassandra_protocol,
         auth_provider=_login(settings),
         ssl_context=_tls(settings) if settings.cassandra_tls else None,
@@ -150,7 +153,12 @@ def _tls(settings: Settings) -> ssl.SSLContext:
 
 
 def connect(
-    settings: Settings, limits: Limits, *, keyspace_needed: bool = True, stop: threading.Event | None = None
+    settings: Settings,
+    limits: Limits,
+    *,
+    connections: type[Connection] = LibevConnection,
+    keyspace_needed: bool = True,
+    stop: threading.Event | None = None,
 ) -> tuple[Cluster, DriverSession]:
     """Connect, trying again until cassandra_connect_ms, or until `stop` is set. Blocks: for a thread. Raises Unavailable, which
     says what to do."""
@@ -160,7 +168,7 @@ def connect(
     while True:
         cluster: Cluster | None = None
         try:
-            cluster = new_cluster(settings, limits)
+            cluster = new_cluster(settings, limits, connections)
             session = cluster.connect()
             _check_datacenter(cluster, settings)
             if keyspace_needed and settings.cassandra_keyspace not in cluster.metadata.keyspaces:
@@ -206,6 +214,7 @@ class Session:
         self._session = session
         self._timeout_s = limits.cassandra_timeout_ms / 1000
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._prepared: dict[Cql, Any] = {}
         self._slots = asyncio.Semaphore(limits.cassandra_requests_in_flight)
         self._waiting = 0
@@ -343,7 +352,10 @@ class Session:
         return answer
 
     def _lay(self, item: tuple[asyncio.Future[Any], Any, BaseException | None]) -> None:
-        """From the driver's thread: one wake-up for all answers that come until the loop looks."""
+        """Give an answer to whoever waits. From another thread: one wake-up for all that come until the loop looks."""
+        if threading.get_ident() == self._thread:
+            self._settle(*item)
+            return
         self._answers.append(item)
         if not self._woken:
             self._woken = True
@@ -355,14 +367,16 @@ class Session:
     def _drain(self) -> None:
         self._woken = False  # before the deque is emptied: what comes from now on wakes the loop again
         while self._answers:
-            answer, result, error = self._answers.popleft()
-            self._slots.release()
-            if answer.done():  # the caller was cancelled
-                continue
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(error)
+            self._settle(*self._answers.popleft())
+
+    def _settle(self, answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+        self._slots.release()
+        if answer.done():  # the caller was cancelled
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
 
     async def _take_slot(self) -> None:
         if not self._slots.locked():
@@ -407,7 +421,8 @@ PING = Cql("ping", "SELECT release_version FROM system.local")
 
 async def _connected(settings: Settings, limits: Limits) -> tuple[Cluster, DriverSession]:
     stop = threading.Event()
-    connecting = asyncio.ensure_future(asyncio.to_thread(connect, settings, limits, stop=stop))
+    ours = connection_on(asyncio.get_running_loop())
+    connecting = asyncio.ensure_future(asyncio.to_thread(connect, settings, limits, connections=ours, stop=stop))
     try:
         return await asyncio.shield(connecting)
     except asyncio.CancelledError:
