@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench import fanout, home
+from loadtest.bench import bridge, fanout, home
 from loadtest.bench.hybrid import NoWorld
 from tests.conftest import free_base_port
 from timeline.local import Attached, Control, Topology, open_engines
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench")
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     names.add_parser("home", help="one page of a reader of thousands, against one of 200")
+    names.add_parser("bridge", help="the way to Cassandra's driver: on our loop, against its own thread")
     one = names.add_parser("fanout", help="deliveries: how many a second, at what cost, how fresh")
     one.add_argument("--part", choices=fanout.PARTS, default="all", help="what of it; default: all")
     one.add_argument("--rounds", type=int, default=5, metavar="N", help="runs behind each median; default: 5")
@@ -74,6 +75,14 @@ def _home(_: argparse.Namespace) -> Bench:
     return bench
 
 
+def _bridge(_: argparse.Namespace) -> Bench:
+    def bench(engines: Control, _: Path) -> Figures:
+        figures = bridge.measure(engines.env)
+        return figures, bridge.report(figures)
+
+    return bench
+
+
 def _fanout(arguments: argparse.Namespace) -> Bench:
     """Raises NoWorld: before any engine is started."""
     task = fanout.Task(
@@ -91,7 +100,7 @@ def _fanout(arguments: argparse.Namespace) -> Bench:
     return bench
 
 
-_BENCHES = {"home": _home, "fanout": _fanout}
+_BENCHES = {"home": _home, "bridge": _bridge, "fanout": _fanout}
 
 
 if __name__ == "__main__":

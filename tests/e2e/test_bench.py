@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadtest.bench import curve, fanout, hybrid, throughput
+from loadtest.bench import bridge, curve, fanout, hybrid, throughput
 from loadtest.bench.home import Size, measure, open_stack, report
 from loadtest.bench.homes import Homes
 from tests.stack import BRISK
@@ -41,6 +41,14 @@ def test_the_benchmark_of_homes_finds_them_right_and_tells_their_cost(engines: C
     assert [of["pulled"] for of in readers.values()] == [30, 0, 4]
     assert all(0 < of["raw_ms"] < of["p50_ms"] and of["cold_ms"] for of in readers.values())
     assert readers["many"]["walked_items"] > readers["few"]["walked_items"] > SMALL.few
+
+
+def test_the_benchmark_of_the_way_to_the_driver_measures_both_ways_and_a_bare_socket(engines: Control) -> None:
+    figures = bridge.measure(engines.env, bridge.Size(rounds=2, warm_rounds=1, requests=320, paced=50))
+    print(f"\n{bridge.report(figures)}")
+    assert len(figures["rounds"]) == 2
+    assert figures["raw_per_s"] > max(figures["loop"]["per_s"], figures["thread"]["per_s"]) > 0
+    assert all(0 < figures[way]["p50_ms"] <= figures[way]["p99_ms"] for way in ("loop", "thread"))
 
 
 def test_a_world_told_twice_is_the_same_again_each_retweet_of_the_post_before_it() -> None:
