@@ -27,9 +27,8 @@ from timeline.settings import Settings, address
 from timeline.store.reactor import connection_on
 from timeline.store.session import PING, Session, connect
 
-OPTIONS = struct.pack(
-    ">BBhBi", 4, 0, 0, 5, 0
-)  # what the server supports: asked before anything else, in a frame without a body
+# what the server supports: asked before anything else, in a frame without a body
+OPTIONS = struct.pack(">BBhBi", 4, 0, 0, 5, 0)
 HEADER_BYTES = 9
 
 

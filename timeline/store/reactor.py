@@ -26,7 +26,7 @@ def connection_on(loop: asyncio.AbstractEventLoop) -> type[LoopConnection]:
     return type("LoopConnection", (LoopConnection,), {"loop": loop, "thread": threading.get_ident()})
 
 
-class LoopConnection(Connection):  # type: ignore[misc]
+class LoopConnection(Connection):  # type: ignore[misc]  # the driver has no types, so mypy sees a base of Any
     """One socket to a node. `connection_on` makes the class that the driver is given."""
 
     loop: ClassVar[asyncio.AbstractEventLoop]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from cassandra.connection import ConnectionShutdown
+from cassandra.connection import ConnectionShutdown, DefaultEndPoint
 
 from tests.integration.store.test_session import Proxy
 from tests.integration.tls import make_certificate, proxy, server_context
@@ -89,7 +89,10 @@ async def test_a_timer_calls_on_the_loop_and_not_after_it_was_cancelled_by_whate
     await asyncio.to_thread(timer, "there")
     (await asyncio.to_thread(timer, "cancelled there")).cancel()
     await asyncio.to_thread(timer("cancelled from there").cancel)
-    await asyncio.sleep(0.1)
+    later = asyncio.Event()
+    kind.create_timer(0.04, later.set)  # due after all of them
+    async with asyncio.timeout(10):
+        await later.wait()
     assert sorted(called) == [("here", threading.get_ident()), ("there", threading.get_ident())]
 
 
@@ -121,8 +124,6 @@ async def _listen(loop: asyncio.AbstractEventLoop, protocol: type[asyncio.Protoc
 
 
 def _open(kind: type[LoopConnection], port: int) -> LoopConnection:
-    from cassandra.connection import DefaultEndPoint
-
     return kind(DefaultEndPoint("127.0.0.1", port), connect_timeout=5, protocol_version=5)
 
 
